@@ -1,0 +1,354 @@
+"""The command line: ``ideareg demo``, ``fit``, ``predict``, ``bench uci``.
+
+What is needed is imported inside the commands, so that help comes at once. A user's mistake is
+one line on stderr and exit status 2; outputs are checked before the work, and written whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from sklearn.pipeline import Pipeline
+
+    from ideareg.report import HeldOut
+
+MIN_HELD_OUT = 20
+MIN_TRAINING = 20
+
+app = typer.Typer(
+    help="Regression after a learned, invertible warp of the input space.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench_app = typer.Typer(help="Compare with peers.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="ideareg")
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror:
+            message = f"{error.filename}: {error.strerror}"
+        typer.echo(f"ideareg: {message}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from ideareg.persistence import library_version
+
+        typer.echo(f"ideareg {library_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass
+
+
+# ---------------------------------------------------------------- fit
+
+
+class _Fit(NamedTuple):
+    model: Pipeline
+    train: np.ndarray  # rows that were fitted
+    test: np.ndarray
+    warped: HeldOut | None
+    plain: HeldOut | None
+    seconds: float
+
+
+def _split(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the rows to fit and those to hold out; none when few would be left."""
+    import numpy as np
+
+    if not 0 <= share < 1:
+        raise ValueError(f"--test-size {share}: expected a share of rows, at least 0 and below 1")
+    held = max(MIN_HELD_OUT, round(share * n)) if share else 0
+    if n - held < MIN_TRAINING:
+        held = 0
+    order = np.random.default_rng(seed).permutation(n)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _fit(
+    features: pd.DataFrame, y: np.ndarray, share: float, seed: int, warp: bool, head: bool
+) -> _Fit:
+    """Fit the rows that are not held out; ``head`` asks for the scores without a warp too."""
+    from sklearn.base import clone
+
+    from ideareg.estimators.warping import WarpingRegressor
+    from ideareg.report import held_out
+    from ideareg.tables import table_pipeline
+
+    if len(y) < 2:
+        raise ValueError("the table has 1 row: a fit needs at least 2, and is of use from about 20")
+    table_pipeline(features, None)  # what cannot be used is refused for the whole table
+    train, test = _split(len(y), share, seed)
+    regressor = WarpingRegressor(random_state=seed)
+    if not warp:
+        regressor.set_params(nu=math.inf)
+    start = time.perf_counter()
+    model = table_pipeline(features.iloc[train], regressor)
+    model.fit(features.iloc[train], y[train])
+    seconds = time.perf_counter() - start
+    if not len(test):
+        return _Fit(model, train, test, None, None, seconds)
+    rows, targets = features.iloc[test], y[test]
+    warped, plain = held_out(model, rows, targets), None
+    if warp and head:
+        alone = clone(model).set_params(regress__nu=math.inf)
+        plain = held_out(alone.fit(features.iloc[train], y[train]), rows, targets)
+    return _Fit(model, train, test, warped, plain, seconds)
+
+
+def _scores(fit: _Fit) -> str:
+    """Return held-out scores as lines of text."""
+    lines = [f"{'':18}{'RMSE':>12}{'log-likelihood':>18}{'90 % intervals hold':>22}"]
+    first = "with the warp" if fit.plain else "this model"
+    for name, scores in ((first, fit.warped), ("without", fit.plain)):
+        if scores is not None:
+            held = f"{100 * scores.coverage():.0f} %"
+            lines.append(f"{name:18}{scores.rmse:>12.4g}{scores.ll:>18.4f}{held:>22}")
+    return "\n".join(lines)
+
+
+Table = Annotated[Path, typer.Argument(metavar="DATA", help="A .csv, .tsv or .parquet file.")]
+Encoding = Annotated[str, typer.Option(help="Encoding of a .csv or .tsv file.")]
+Seed = Annotated[int, typer.Option(help="Seed of all that is random.")]
+
+
+@app.command()
+def fit(
+    data: Table,
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    out: Annotated[Path | None, typer.Option(help="Save the model here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Leave out a column; repeatable.")] = None,
+    encoding: Encoding = "utf-8",
+    test_size: Annotated[
+        float, typer.Option(help="Share of rows held out for the scores; 0 for none.")
+    ] = 0.1,
+    warp: Annotated[bool, typer.Option("--warp/--no-warp", help="Learn a warp.")] = True,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Save a model fitted once more, on all rows.")
+    ] = False,
+    seed: Seed = 0,
+) -> None:
+    """Fit a table and show held-out scores with and without the warp.
+
+    A tenth of the rows (at least 20) is held out for the scores. The saved model is the one that
+    was scored, unless --refit asks for all rows; --test-size 0 fits all rows, without scores.
+    Numbers, categories, booleans and gaps are taken as they are.
+    """
+    with _mistakes_in_one_line():
+        from ideareg import persistence, tables
+
+        for path in (out, report):
+            if path is not None:
+                persistence.check_writable(path)
+        if report is not None:
+            tables.require("matplotlib", "plot")
+        frame = tables.read_table(data, encoding)
+        features, y = tables.split_target(frame, target, drop or ())
+        result = _fit(features, y, test_size, seed, warp, head=True)
+        typer.echo(
+            f"{data.name}: {len(y):,} rows, {features.shape[1]} columns, target {target}. "
+            f"Fitted {len(result.train):,} rows in {result.seconds:.0f} s; "
+            + (f"held out {len(result.test)}:" if len(result.test) else "held out none: no scores.")
+        )
+        if result.warped is not None:
+            typer.echo(_scores(result))
+        _write(result, features, y, out, report, data.name, target, refit)
+
+
+def _write(
+    result: _Fit,
+    features: pd.DataFrame,
+    y: np.ndarray,
+    out: Path | None,
+    report: Path | None,
+    title: str,
+    target: str,
+    refit: bool = False,
+) -> None:
+    from ideareg.report import write_report
+    from ideareg.tables import save_pipeline
+
+    if report is not None:
+        write_report(
+            report,
+            result.model,
+            features,
+            y,
+            warped=result.warped,
+            plain=result.plain,
+            title=f"{target} from {title}",
+            target=target,
+            notes=f"{len(result.train):,} rows fitted, {len(result.test):,} held out.",
+        )
+        typer.echo(f"report: {report}")
+    if out is not None:
+        if refit and len(result.test):
+            result.model.fit(features, y)
+        rows = "all rows" if refit or not len(result.test) else "the rows that were not held out"
+        save_pipeline(result.model, out)
+        typer.echo(f"model: {out} (fitted on {rows})")
+
+
+# ---------------------------------------------------------------- predict
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that fit --out wrote.")],
+    data: Table,
+    out: Annotated[Path | None, typer.Option(help="Write a .csv here, not to stdout.")] = None,
+    std: Annotated[bool, typer.Option("--std", help="Standard deviations too.")] = False,
+    encoding: Encoding = "utf-8",
+) -> None:
+    """Predict each row of a table; columns that the model does not use are ignored."""
+    with _mistakes_in_one_line():
+        from ideareg import persistence, tables
+
+        if out is not None:
+            persistence.check_writable(out)
+        fitted = persistence.load(model)
+        frame = tables.read_table(data, encoding)
+        answer = fitted.predict(_inputs(fitted, frame), return_std=std)
+        columns = {"prediction": answer[0], "std": answer[1]} if std else {"prediction": answer}
+        text = _csv(columns)
+        if out is None:
+            typer.echo(text, nl=False)
+        else:
+            with persistence.replacing(out) as stream:
+                stream.write(text.encode())
+
+
+def _inputs(model: Any, frame: pd.DataFrame) -> Any:
+    """Return the rows as ``model`` takes them: a pipeline takes tables, a regressor numbers."""
+    from ideareg import tables
+
+    if hasattr(model, "named_steps"):
+        return frame
+    names = getattr(model, "feature_names_in_", None)
+    plain = tables.plain_columns(frame, frame.columns if names is None else names, ())
+    return plain.to_numpy() if names is None else plain
+
+
+def _csv(columns: dict[str, Any]) -> str:
+    import numpy as np
+
+    arrays = {}
+    for name, values in columns.items():
+        many = np.asarray(values).reshape(len(values), -1)
+        for k in range(many.shape[1]):
+            arrays[name if many.shape[1] == 1 else f"{name}_{k}"] = many[:, k].tolist()
+    rows = zip(*arrays.values(), strict=True)
+    # repr: the shortest text that reads back as the same number
+    return "".join(",".join(line) + "\n" for line in [list(arrays), *(map(repr, r) for r in rows)])
+
+
+# ---------------------------------------------------------------- demo
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report and the model.")] = Path(
+        "ideareg-demo"
+    ),
+    seed: Seed = 0,
+) -> None:
+    """Fit real data that ships with a dependency, and say what the warp gained."""
+    with _mistakes_in_one_line():
+        from ideareg import persistence, tables
+
+        tables.require("matplotlib", "plot")
+        out.mkdir(parents=True, exist_ok=True)
+        report, model = out / "demo-report.html", out / "demo-model.ideareg"
+        for path in (report, model):
+            persistence.check_writable(path)
+        name, features, y, target = _demo_data()
+        typer.echo(f"{name}: {len(y):,} rows; predicting {target} from {', '.join(features)}.")
+        result = _fit(features, y, 0.25, seed, warp=True, head=True)
+        assert result.warped is not None and result.plain is not None
+        _write(result, features, y, model, report, name, target)
+        typer.echo(_scores(result))
+        gain = 100 * (1 - result.warped.rmse / result.plain.rmse)
+        typer.echo(
+            f"On {len(result.test)} held-out rows the warp changed the RMSE by {-gain:+.1f} % and "
+            f"the log-likelihood by {result.warped.ll - result.plain.ll:+.3f}."
+        )
+
+
+def _demo_data() -> tuple[str, pd.DataFrame, np.ndarray, str]:
+    raise NotImplementedError
+
+
+# ---------------------------------------------------------------- bench
+
+
+@bench_app.command()
+def uci(
+    data: Annotated[Path, typer.Option(help="The folder that holds uci_<set>.npz.")],
+    sets: Annotated[str, typer.Option(help="Sets, split by commas; all nine by default.")] = "",
+    splits: Annotated[str, typer.Option(help="Splits, as 0-4 or 0,3.")] = "0-4",
+    methods: Annotated[str, typer.Option(help="Methods, split by commas.")] = "",
+    json: Annotated[
+        Path | None, typer.Option(help="Save results here after each fit, and go on from them.")
+    ] = None,
+) -> None:
+    """Run the UCI regression benchmark: RMSE, log-likelihood, coverage, seconds.
+
+    Methods: ideareg in its one default configuration, its head without a warp, and scikit-learn's
+    Gaussian process where at most 2000 rows are fitted.
+    """
+    with _mistakes_in_one_line():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from ideareg import bench, persistence
+
+        if json is not None:
+            persistence.check_writable(json)
+        names = [part.strip() for part in (sets or ",".join(bench.SETS)).split(",")]
+        wanted = [part.strip() for part in (methods or ",".join(bench.METHODS)).split(",")]
+        tasks = bench.plan(data, names, bench.parse_splits(splits), wanted)
+        kept = [] if json is None else bench.read_results(json)
+        if kept:
+            typer.echo(f"{json}: {len(kept)} results of an earlier run are kept, not run again")
+        todo = bench.unfinished(tasks, kept)
+        rows = list(kept)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        errors = Console(stderr=True)
+        with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
+            bar = progress.add_task("", total=len(todo))
+            for task, row in zip(todo, bench.run(data, todo, kept, json), strict=True):
+                rows.append(row)
+                progress.update(bar, advance=1, description=f"{task.set} {task.split}")
+        shown = [row for row in rows if bench.key(row) in set(tasks)]
+        Console(width=None if sys.stdout.isatty() else 120).print(bench.table(shown))

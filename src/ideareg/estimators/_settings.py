@@ -1,0 +1,113 @@
+"""Parameters of an estimator, checked by name and brought to their final types."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import jax
+import numpy as np
+
+from ideareg.integrators import INTEGRATORS, get_integrator
+from ideareg.kernels import (
+    AbstractKernel,
+    Gaussian,
+    Laplacian,
+    Matern12,
+    Matern32,
+    Matern52,
+    as_kernel,
+)
+from ideareg.losses import LOSSES
+from ideareg.recipe import Settings
+
+KERNELS: dict[str, type[AbstractKernel]] = {
+    "gaussian": Gaussian,
+    "matern12": Matern12,
+    "matern32": Matern32,
+    "matern52": Matern52,
+    "laplacian": Laplacian,
+}
+HEADS = ("auto", "exact", "sparse")
+
+
+def read_settings(model: Any) -> Settings:
+    """Check the parameters of an estimator and return them in their final types."""
+    positive = {"n_inducing": 1, "n_warps": 1, "cv": 2, "selection_rows": 10, "max_iter": 1}
+    for name, least in {**positive, "depth": 0}.items():
+        _check_integer(name, getattr(model, name), least)
+    for name in ("nugget", "tol"):
+        _check_real(name, getattr(model, name), least=0.0)
+    if model.noise is not None:
+        _check_real("noise", model.noise, least=0.0, strict=True)
+    _check_choice("head", model.head, HEADS)
+    _check_choice("loss", model.loss, LOSSES)
+    _check_choice("integrator", model.integrator, tuple(INTEGRATORS))
+    if model.loss != "evidence" and model.learn_head:
+        raise ValueError(
+            f"loss={model.loss!r} cannot learn the head: without the volume term of the evidence "
+            "its lengths and noise would degenerate. Set learn_head=False, or loss='evidence'."
+        )
+    nu = tuple(np.atleast_1d(np.asarray(model.nu, dtype=np.float64)).tolist())
+    for value in nu:
+        _check_real("nu", value, least=0.0, strict=True, finite=False)
+    by_rows = isinstance(model.n_control_points, str)
+    if by_rows:
+        _check_choice("n_control_points", model.n_control_points, ("rows",))
+    counts = (1,) if by_rows else tuple(np.atleast_1d(model.n_control_points).tolist())
+    for value in counts:
+        _check_integer("n_control_points", value, 1)
+    named = isinstance(model.kernel, str) and isinstance(model.warp_kernel, str)
+    kernel = _kernel("kernel", model.kernel)
+    if not isinstance(kernel, AbstractKernel):
+        raise TypeError("kernel: the regressor needs a scalar kernel, got an operator-valued one.")
+    return Settings(
+        kernel=kernel,
+        warp_kernel=_kernel("warp_kernel", model.warp_kernel),
+        integrator=get_integrator(model.integrator),
+        depth=int(model.depth),
+        nugget=float(model.nugget),
+        loss=model.loss,
+        nu=nu,
+        n_control_points=counts,
+        control_rows=by_rows,
+        n_inducing=int(model.n_inducing),
+        exact={"auto": None, "exact": True, "sparse": False}[model.head],
+        noise=None if model.noise is None else float(model.noise),
+        learn_head=bool(model.learn_head),
+        n_warps=int(model.n_warps),
+        cv=int(model.cv),
+        selection_rows=int(model.selection_rows),
+        max_iter=int(model.max_iter),
+        tol=float(model.tol),
+        pad_columns=named,
+    )
+
+
+def _kernel(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        _check_choice(name, value, tuple(KERNELS))
+        return KERNELS[value]()
+    # A kernel made outside the float64 scope may hold float32 numbers.
+    return jax.tree.map(lambda a: np.asarray(a, dtype=np.float64), as_kernel(value))
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+
+
+def _check_real(
+    name: str, value: Any, *, least: float, strict: bool = False, finite: bool = True
+) -> None:
+    good = isinstance(value, Real) and not isinstance(value, bool) and not np.isnan(float(value))
+    good = good and (value > least if strict else value >= least)
+    if not good or (finite and not np.isfinite(value)):
+        raise ValueError(
+            f"{name} must be a {'positive' if strict else 'non-negative'} number, got {value!r}."
+        )

@@ -1,0 +1,209 @@
+"""A fitted regressor as data: a JSON header and named arrays, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from ideareg import kernels
+from ideareg._rows import Scaling
+from ideareg.blocks import Warp
+from ideareg.estimators._settings import read_settings
+from ideareg.kernels.base import FunctionKernel
+from ideareg.readout import ExactHead, Posterior, SparseHead
+from ideareg.recipe import FittedWarp
+from ideareg.training import Model
+from ideareg.uncertainty import WarpPosterior
+
+Arrays = dict[str, NDArray[Any]]
+
+KERNEL_CLASSES = {name: getattr(kernels, name) for name in kernels.__all__ if name[0].isupper()}
+# Parameters that are not data; a loaded model has their defaults.
+NOT_SAVED = ("callback", "random_state")
+SCALES = ("_scale_x", "_scale_y")
+KERNEL_PARAMETERS = ("kernel", "warp_kernel")
+
+
+def kernel_spec(value: Any, name: str) -> Any:
+    """Return a kernel parameter as JSON.
+
+    Raises
+    ------
+    TypeError
+        For a function of the user's own: a file cannot carry code.
+    """
+    if isinstance(value, str | int | float | bool | type(None)):
+        return value
+    if dataclasses.is_dataclass(value) and type(value).__name__ in KERNEL_CLASSES:
+        if isinstance(value, FunctionKernel):
+            value = value.function
+        else:
+            fields = dataclasses.fields(value)
+            parts = {f.name: kernel_spec(getattr(value, f.name), name) for f in fields}
+            return {"class": type(value).__name__, **parts}
+    if isinstance(value, tuple | list):
+        return [kernel_spec(part, name) for part in value]
+    if hasattr(value, "shape"):
+        return {"array": np.asarray(value, dtype=np.float64).tolist()}
+    raise TypeError(
+        f"save: {name} holds a function of your own, and a model file carries data, not code. "
+        "Use a kernel of ideareg.kernels, or keep the model in memory."
+    )
+
+
+def kernel_from_spec(spec: Any) -> Any:
+    """Rebuild what `kernel_spec` described; only classes of `ideareg.kernels` exist here."""
+    if isinstance(spec, list):
+        return tuple(kernel_from_spec(part) for part in spec)
+    if not isinstance(spec, dict):
+        return spec
+    if set(spec) == {"array"}:
+        return np.asarray(spec["array"], dtype=np.float64)
+    parts = dict(spec)
+    name = parts.pop("class", None)
+    if name not in KERNEL_CLASSES:
+        raise ValueError(f"model file: unknown kernel {name!r}")
+    return KERNEL_CLASSES[name](**{key: kernel_from_spec(part) for key, part in parts.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Return tuples as lists and NumPy numbers as Python's, with inf as a string."""
+    if isinstance(value, tuple | list | np.ndarray):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return {"float": repr(value)}
+    return value
+
+
+def _unplain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unplain(part) for part in value]
+    if isinstance(value, dict):
+        if set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan"):
+            return float(value["float"])
+        return {key: _unplain(part) for key, part in value.items()}
+    return value
+
+
+def _named_leaves(warp: FittedWarp) -> list[tuple[str, Any]]:
+    parts = (warp.model, warp.posterior, warp.spread)
+    paths, _ = jax.tree_util.tree_flatten_with_path(parts)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
+
+
+def regressor_state(model: Any) -> tuple[dict[str, Any], Arrays]:
+    """Return header and arrays of a fitted `WarpingRegressor`."""
+    parameters = model.get_params(deep=False)
+    for name in NOT_SAVED:
+        parameters.pop(name)
+    for name in KERNEL_PARAMETERS:
+        parameters[name] = kernel_spec(parameters[name], name)
+    arrays: Arrays = {}
+    for scale in SCALES:
+        for name, value in getattr(model, scale)._asdict().items():
+            arrays[f"{scale}.{name}"] = np.asarray(value)
+    for j, warp in enumerate(model.warps_):
+        for name, leaf in _named_leaves(warp):
+            arrays[f"warp{j}{name}"] = np.asarray(leaf)
+    for name, values in model.cv_results_.items():
+        arrays[f"cv.{name}"] = np.asarray(values)
+    names = getattr(model, "feature_names_in_", None)
+    header = {
+        "parameters": _plain(parameters),
+        "n_features": int(model.n_features_in_),
+        "feature_names": None if names is None else [str(name) for name in names],
+        "one_output": bool(model._one_output),
+        "exact": isinstance(model.warps_[0].model.head, ExactHead),
+        "scores": _plain([model.score_, model.baseline_score_]),
+        "iterations": int(model.n_iter_),
+        "warps": [
+            _plain({"nu": w.nu, "weight": w.weight, "ledger": w.ledger, "history": w.history})
+            for w in model.warps_
+        ],
+    }
+    return header, arrays
+
+
+def restore_regressor(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
+    """Rebuild a fitted `WarpingRegressor`; every array is checked by name and shape.
+
+    Raises
+    ------
+    ValueError
+        If the header or an array does not fit together.
+    """
+    try:
+        parameters = _unplain(header["parameters"])
+        for name in KERNEL_PARAMETERS:
+            parameters[name] = kernel_from_spec(parameters[name])
+        model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
+        settings = read_settings(model)
+        model.n_features_in_ = int(header["n_features"])
+        if header["feature_names"] is not None:
+            model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
+        model._one_output = bool(header["one_output"])
+        for scale in SCALES:
+            parts = {name: arrays[f"{scale}.{name}"] for name in Scaling._fields}
+            setattr(model, scale, Scaling(**parts))
+        model.warps_ = [
+            _restore_warp(j, _unplain(warp), settings, bool(header["exact"]), arrays)
+            for j, warp in enumerate(header["warps"])
+        ]
+        model.score_, model.baseline_score_ = _unplain(header["scores"])
+        model.n_iter_ = int(header["iterations"])
+        model.cv_results_ = {k[3:]: v for k, v in arrays.items() if k.startswith("cv.")}
+        _check_shapes(model)
+        model._describe_warps()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"model file: its parts do not fit together ({error!r})") from error
+    return model
+
+
+def _restore_warp(
+    j: int, header: dict[str, Any], settings: Any, exact: bool, arrays: Arrays
+) -> FittedWarp:
+    skeleton = _skeleton(settings, exact)
+    paths, structure = jax.tree_util.tree_flatten_with_path(skeleton)
+    leaves = [arrays[f"warp{j}{jax.tree_util.keystr(path)}"] for path, _ in paths]
+    parts = jax.tree_util.tree_unflatten(structure, leaves)
+    return FittedWarp(
+        *parts, float(header["nu"]), float(header["weight"]), header["ledger"], header["history"]
+    )
+
+
+def _skeleton(settings: Any, exact: bool) -> tuple[Model, Posterior, WarpPosterior]:
+    """Return modules of the right structure; the leaves are placeholders."""
+    z = np.ones(1)
+    warp = Warp(settings.warp_kernel, settings.integrator, settings.depth, z, z, z, z, z, z)
+    common = (settings.kernel, z, z, z, z)
+    head = ExactHead(*common) if exact else SparseHead(*common, z, z)
+    posterior = Posterior(head.unit, z, z, z, z, z, z)
+    return Model(warp, head), posterior, WarpPosterior(z, z, z)
+
+
+def _check_shapes(model: Any) -> None:
+    d, k = len(model._scale_x.mean), len(model._scale_y.mean)
+    if d != model.n_features_in_ or not model.warps_:
+        raise ValueError("model file: the number of features does not fit the arrays")
+    for w in model.warps_:
+        warp, head, posterior, spread = w.model.warp, w.model.head, w.posterior, w.spread
+        M, width = warp.momentum.shape
+        P = len(posterior.points)
+        R = spread.stages.shape[1]
+        expected = [
+            (warp.control_points, (M, width)), (warp.log_scale, (width,)), (warp.present, (M,)),
+            (warp.temper, ()), (warp.nugget, ()), (head.log_scale, (width,)),
+            (posterior.points, (P, width)), (posterior.dual, (P, k)), (posterior.present, (P,)),
+            (posterior.factor, (posterior.factor.shape[0], P)), (posterior.noise, ()),
+            (posterior.amplitude, ()), (spread.head, (k, P, R)),
+        ]  # fmt: skip
+        if width < d or any(np.shape(array) != shape for array, shape in expected):
+            raise ValueError("model file: the shapes of its arrays do not fit together")

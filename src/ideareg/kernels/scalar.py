@@ -1,0 +1,242 @@
+"""Scalar kernels: stationary ones through a profile of the squared distance, and dot products.
+
+Names shared with scikit-learn's Gaussian processes have the same meaning and defaults. Every
+``length_scale`` is one number or one per coordinate (automatic relevance determination).
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ideareg._linalg import accumulate_differences, squared_distances
+from ideareg._types import Diagonals, LengthScale, Matrix, Point, Points, Rows, Scalar
+from ideareg.kernels.base import AbstractFeatureKernel, AbstractKernel, check_positive, real_array
+
+
+def rescale(owner: object, X: Array, length_scale: Array) -> Array:
+    """Return ``X / length_scale`` after checking that the numbers of coordinates agree."""
+    if length_scale.ndim > 1 or (length_scale.ndim and length_scale.shape[0] != X.shape[-1]):
+        raise ValueError(
+            f"{type(owner).__name__}: length_scale has shape {length_scale.shape} but points have "
+            f"{X.shape[-1]} coordinates; give one number, or one per coordinate."
+        )
+    return X / length_scale
+
+
+def root(s2: Array) -> Array:
+    """Return the square root, with derivative 0 (not infinity) at 0."""
+    positive = s2 > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, s2, 1.0)), 0.0)
+
+
+def magnitude(x: Array) -> Array:
+    """Return the absolute value, with derivative 0 at 0; that of ``jnp.abs`` is 1 there."""
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+# Matern profiles as functions of s^2. Each has the one before as its derivative, up to a factor, so
+# every derivative that exists at coinciding points comes out exactly.
+
+
+def _matern12(s2: Array) -> Array:
+    return jnp.exp(-root(s2))
+
+
+@jax.custom_jvp
+def _matern32(s2: Array) -> Array:
+    s = root(s2)
+    return (1 + s) * jnp.exp(-s)
+
+
+@_matern32.defjvp
+def _matern32_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _matern32(*primals), -_matern12(*primals) / 2 * tangents[0]
+
+
+@jax.custom_jvp
+def _matern52(s2: Array) -> Array:
+    s = root(s2)
+    return (1 + s + s2 / 3) * jnp.exp(-s)
+
+
+@_matern52.defjvp
+def _matern52_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _matern52(*primals), -_matern32(*primals) / 6 * tangents[0]
+
+
+class AbstractStationary(AbstractKernel):
+    r"""Kernel :math:`k(x, y) = \varphi(r^2)` with :math:`r^2 = \sum_k (x_k - y_k)^2/\ell_k^2`."""
+
+    length_scale: eqx.AbstractVar[LengthScale]
+
+    @abc.abstractmethod
+    def profile(self, r2: Array) -> Array:
+        """Return phi(r^2), elementwise."""
+
+    def __check_init__(self) -> None:
+        check_positive(self, length_scale=self.length_scale)
+
+    def __call__(self, x: Point, y: Point) -> Scalar:
+        """Return k(x, y) for two points of shape (d,)."""
+        return self.profile(jnp.square(rescale(self, x - y, self.length_scale)).sum())
+
+    def gram(self, X: Points, Y: Rows | None = None) -> Matrix:
+        """Return the matrix k(x_i, y_j), shape (n, m)."""
+        A = rescale(self, X, self.length_scale)
+        B = A if Y is None else rescale(self, Y, self.length_scale)
+        return self.profile(squared_distances(A, B))
+
+    def diagonal(self, X: Points) -> Diagonals:
+        """Return the diagonal of ``gram(X)``, shape (n,)."""
+        return self.profile(jnp.zeros(len(X), X.dtype))
+
+
+class Gaussian(AbstractStationary):
+    r"""Gaussian kernel :math:`e^{-r^2/2}` (scikit-learn's RBF).
+
+    Examples
+    --------
+    >>> Gaussian(length_scale=2.0).gram(jnp.zeros((1, 3))).item()
+    1.0
+    """
+
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def profile(self, r2: Array) -> Array:
+        """Return exp(-r^2 / 2)."""
+        return jnp.exp(-r2 / 2)
+
+
+class Matern12(AbstractStationary):
+    r"""Matern kernel of smoothness 1/2, :math:`e^{-r}`.
+
+    It has a kink at coinciding points; its derivative there is taken to be 0.
+    """
+
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def profile(self, r2: Array) -> Array:
+        """Return exp(-r)."""
+        return _matern12(r2)
+
+
+class Matern32(AbstractStationary):
+    r"""Matern kernel of smoothness 3/2, :math:`(1 + \sqrt3 r)e^{-\sqrt3 r}`."""
+
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def profile(self, r2: Array) -> Array:
+        """Return (1 + s) exp(-s) with s^2 = 3 r^2."""
+        return _matern32(3 * r2)
+
+
+class Matern52(AbstractStationary):
+    r"""Matern kernel of smoothness 5/2, :math:`(1 + s + s^2/3)e^{-s}` with :math:`s = \sqrt5 r`."""
+
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def profile(self, r2: Array) -> Array:
+        """Return (1 + s + s^2 / 3) exp(-s) with s^2 = 5 r^2."""
+        return _matern52(5 * r2)
+
+
+class RationalQuadratic(AbstractStationary):
+    r"""Rational quadratic kernel :math:`(1 + r^2/2\alpha)^{-\alpha}`: a mixture of Gaussians."""
+
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+    alpha: Scalar = eqx.field(converter=real_array, default=1.0)
+
+    def profile(self, r2: Array) -> Array:
+        """Return (1 + r^2 / (2 alpha))^-alpha."""
+        return jnp.exp(-self.alpha * jnp.log1p(r2 / (2 * self.alpha)))
+
+    def __check_init__(self) -> None:
+        check_positive(self, alpha=self.alpha)
+
+
+class Laplacian(AbstractKernel):
+    r"""Laplacian kernel :math:`\exp(-\sum_k |x_k - y_k|/\ell_k)`.
+
+    In one dimension it is the kernel of the peakons of the Camassa-Holm equation. Its derivative
+    where coordinates coincide is taken to be 0.
+    """
+
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def __check_init__(self) -> None:
+        check_positive(self, length_scale=self.length_scale)
+
+    def __call__(self, x: Point, y: Point) -> Scalar:
+        """Return k(x, y) for two points of shape (d,)."""
+        return jnp.exp(-magnitude(rescale(self, x - y, self.length_scale)).sum())
+
+    def gram(self, X: Points, Y: Rows | None = None) -> Matrix:
+        """Return the matrix k(x_i, y_j), shape (n, m)."""
+        A = rescale(self, X, self.length_scale)
+        B = A if Y is None else rescale(self, Y, self.length_scale)
+        return jnp.exp(-accumulate_differences(magnitude, A, B))
+
+
+class Linear(AbstractFeatureKernel):
+    r"""Linear kernel :math:`\sum_k x_k y_k/\ell_k^2`: flows by a matrix, the linear ResNet.
+
+    ``Linear() + Constant(s**2)`` is scikit-learn's DotProduct with ``sigma_0 = s``.
+    """
+
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def __check_init__(self) -> None:
+        check_positive(self, length_scale=self.length_scale)
+
+    def features(self, x: Point) -> Float[Array, " F"]:
+        """Return x / length_scale, shape (d,)."""
+        return rescale(self, x, self.length_scale)
+
+
+class Constant(AbstractFeatureKernel):
+    """Constant kernel: as a warp, one translation of all points; as a summand, a bias."""
+
+    value: Scalar = eqx.field(converter=real_array, default=1.0)
+
+    def __check_init__(self) -> None:
+        check_positive(self, value=self.value)
+
+    def features(self, x: Point) -> Float[Array, " F"]:
+        """Return the square root of the value, shape (1,)."""
+        return jnp.sqrt(self.value)[None]
+
+
+class Polynomial(AbstractKernel):
+    r"""Polynomial kernel :math:`(\sum_k x_k y_k/\ell_k^2 + c)^{degree}` with offset :math:`c\ge0`.
+
+    Raises
+    ------
+    ValueError
+        If ``degree`` is not a positive integer.
+    """
+
+    degree: int = eqx.field(static=True, default=2)
+    offset: Scalar = eqx.field(converter=real_array, default=1.0)
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.degree, int) or self.degree < 1:
+            raise ValueError(f"Polynomial: degree must be a positive integer, got {self.degree!r}.")
+        check_positive(self, length_scale=self.length_scale)
+        check_positive(self, allow_zero=True, offset=self.offset)
+
+    def __call__(self, x: Point, y: Point) -> Scalar:
+        """Return k(x, y) for two points of shape (d,)."""
+        a, b = (rescale(self, point, self.length_scale) for point in (x, y))
+        return (a @ b + self.offset) ** self.degree
+
+    def gram(self, X: Points, Y: Rows | None = None) -> Matrix:
+        """Return the matrix k(x_i, y_j), shape (n, m)."""
+        A = rescale(self, X, self.length_scale)
+        B = A if Y is None else rescale(self, Y, self.length_scale)
+        return (A @ B.T + self.offset) ** self.degree

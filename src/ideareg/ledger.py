@@ -1,0 +1,58 @@
+"""What a fit reports of its own physics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ideareg.blocks import Warp
+from ideareg.shooting import Trajectory
+from ideareg.training import Descent
+
+
+@jax.jit
+def _shoot(warp: Warp) -> Trajectory:
+    return warp.trajectory()
+
+
+def ledger(descent: Descent, nu: float) -> dict[str, Any]:
+    r"""Return the books of one warp, as plain numbers.
+
+    Parameters
+    ----------
+    descent : Descent
+    nu : float
+        Penalty on the action.
+
+    Returns
+    -------
+    dict
+        ``energy``: H after each layer, constant for the continuous flow; ``energy_drift``: its
+        largest departure from H at the start, relative to it; ``action``: νH, what the warp costs;
+        ``terminal_residual``: mismatch of the boundary condition νp(1) = −∂loss/∂q(1), pulled
+        back to the start and whitened, between 0 and 1; ``flow_converged``: whether every implicit
+        layer was solved; ``result``: how the descent ended, in words; ``converged``.
+    """
+    warp = descent.model.warp
+    if warp.depth == 0:
+        energy = np.zeros(1)
+        solved = True
+    else:
+        trajectory = _shoot(warp)
+        energy, solved = np.asarray(trajectory.energies), bool(trajectory.converged)
+    start = float(energy[0])
+    drift = float(np.abs(energy - start).max() / start) if start > 0 else 0.0
+    return {
+        "nu": float(nu),
+        "depth": warp.depth,
+        "energy": [float(e) for e in energy],
+        "energy_drift": drift,
+        "action": float(nu * start) if start > 0 else 0.0,
+        "terminal_residual": descent.terminal_residual,
+        "flow_converged": solved,
+        "converged": descent.result.name == "converged",
+        "result": descent.result.message,
+        "iterations": descent.iterations,
+    }

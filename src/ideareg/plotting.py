@@ -1,0 +1,345 @@
+"""Figures of a fit: its energy, its convergence, how far to trust it, and how it warped space.
+
+Each function draws on the Axes it is given, or makes one, and returns it. matplotlib is imported
+where it is used. Colours are from the set of Okabe and Ito, told apart by colour-blind readers.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy.stats import norm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#4a4f57"
+FAINT = "#b8bdc6"
+BLUE = "#0072b2"
+ORANGE = "#d55e00"
+SERIES = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MISSING = "figures need matplotlib: pip install 'ideareg[plot]'"
+FAMILY = "var(--sans, sans-serif)"
+MAX_POINTS = 1500  # more hide each other, and make a vector figure heavy
+
+
+def _axes(ax: Axes | None, size: tuple[float, float] = (4.8, 3.4)) -> Axes:
+    if ax is not None:
+        return ax
+    try:
+        pyplot = importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
+
+
+def _dress(
+    ax: Axes, title: str, x: str, y: str, grid: Literal["both", "x", "y"] | None = "both"
+) -> Axes:
+    """Give a drawing the one style. It sets no global state."""
+    for text in (
+        ax.set_title(title, loc="left", fontsize=10.5, color=INK),
+        ax.set_xlabel(x, fontsize=9, color=INK),
+        ax.set_ylabel(y, fontsize=9, color=INK),
+    ):
+        text.set_parse_math(False)  # names of columns may hold dollar signs
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
+    if grid:
+        ax.grid(axis=grid, color=FAINT, linewidth=0.5, alpha=0.5)
+    ax.set_axisbelow(True)
+    ax.set_facecolor("none")
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        legend: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
+        if not grid:  # the drawing fills its Axes, so the legend goes above
+            legend |= {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+        ax.legend(handles, labels, **legend)
+    return ax
+
+
+def _some(n: int) -> np.ndarray:
+    """Return at most ``MAX_POINTS`` of ``n`` indices, the same ones each time."""
+    if n <= MAX_POINTS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, MAX_POINTS, replace=False))
+
+
+def energy(
+    ledgers: Mapping[str, Any] | Sequence[Mapping[str, Any]], ax: Axes | None = None
+) -> Axes:
+    """Plot the energy of each layer, which least action keeps nearly constant.
+
+    Parameters
+    ----------
+    ledgers : mapping or sequence of mappings
+        ``ledger_`` of a fitted regressor, or ``ledgers_`` for one line per warp.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    ledgers = [ledgers] if isinstance(ledgers, Mapping) else list(ledgers)
+    # A member of the stack without a warp has no energy to show.
+    warped = [ledger for ledger in ledgers if np.any(ledger["energy"])]
+    top = 0.0
+    for i, ledger in enumerate(warped or ledgers[:1]):
+        values = np.asarray(ledger["energy"], dtype=float)
+        label = f"ν = {ledger['nu']:g}" if len(warped) > 1 and "nu" in ledger else None
+        colour = SERIES[i % len(SERIES)]
+        ax.plot(np.arange(len(values)), values, "o-", color=colour, ms=4, lw=1.5, label=label)
+        top = max(top, float(values.max(initial=0.0)))
+    # From zero, so that a drift of a percent looks like one.
+    ax.set_ylim(0, 1.15 * top if top > 0 else 1)
+    ax.locator_params(axis="x", integer=True)
+    return _dress(ax, "Energy per layer", "layer", "energy")
+
+
+def history(record: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
+    """Plot how far the objective was above its best at each iteration.
+
+    Parameters
+    ----------
+    record : mapping
+        ``history_`` of a fitted regressor; its list ``loss`` is drawn.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    loss = np.asarray(record.get("loss", ()), dtype=float)
+    loss = loss[np.isfinite(loss)]
+    gap = loss - loss.min(initial=np.inf)
+    shown = gap > 0
+    if shown.any():
+        ax.semilogy(np.flatnonzero(shown), gap[shown], color=BLUE, lw=1.5)
+    else:
+        ax.text(0.5, 0.5, "no iterations", ha="center", color=INK, transform=ax.transAxes)
+    return _dress(ax, "Convergence", "iteration", "objective above its best")
+
+
+def calibration(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
+    """Plot the share of targets below each predicted quantile; the diagonal is honest.
+
+    Parameters
+    ----------
+    y, mean, std : array-like, shape (n,)
+        Targets that were not fitted, their predictions and standard deviations.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax, (3.6, 3.4))
+    y, mean, std = (np.asarray(a, dtype=float) for a in (y, mean, std))
+    level = np.linspace(0, 1, 101)
+    reached = np.sort(norm.cdf((y - mean) / std))
+    share = np.searchsorted(reached, level, side="right") / max(len(y), 1)
+    # What chance alone allows to n honest predictions, at each level nine times in ten.
+    band = norm.ppf(0.95) * np.sqrt(level * (1 - level) / max(len(y), 1))
+    low, high = np.clip(level - band, 0, 1), np.clip(level + band, 0, 1)
+    ax.fill_between(level, low, high, color=FAINT, alpha=0.45, lw=0, label="chance (90 %)")
+    ax.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=(0, (4, 3)))
+    ax.plot(level, share, color=BLUE, lw=1.8, label="observed")
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    return _dress(ax, "Calibration", "predicted quantile", "share of targets below")
+
+
+def predictions(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
+    """Plot targets against predictions, with bars of 1.64 standard deviations (90 %).
+
+    Parameters
+    ----------
+    y, mean, std : array-like, shape (n,)
+        Targets that were not fitted, their predictions and standard deviations.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax, (3.6, 3.4))
+    y, mean, std = (np.asarray(a, dtype=float) for a in (y, mean, std))
+    some = _some(len(y))
+    y, mean, reach = y[some], mean[some], norm.ppf(0.95) * std[some]
+    ends = [min(y.min(), mean.min()), max(y.max(), mean.max())]
+    ax.errorbar(y, mean, yerr=reach, fmt="none", ecolor=FAINT, elinewidth=0.8, zorder=1)
+    outside = np.abs(y - mean) > reach
+    for chosen, colour, label in (
+        (~outside, BLUE, "within 90 %"),
+        (outside, ORANGE, "outside"),
+    ):
+        ax.plot(y[chosen], mean[chosen], "o", ms=3, mew=0, alpha=0.8, color=colour, label=label)
+    ax.plot(ends, ends, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=3)
+    return _dress(ax, "Held-out predictions", "true", "predicted")
+
+
+def most_moved(model: Any, X: Any) -> tuple[int, ...]:
+    """Return the one or two input columns that the warp moves most, in units of their spread.
+
+    Parameters
+    ----------
+    model : WarpingRegressor
+        Fitted.
+    X : array-like, shape (n, d)
+        Points to carry.
+
+    Returns
+    -------
+    tuple of int
+        In the order of the columns.
+    """
+    X = np.asarray(X, dtype=float)
+    spread = X.std(axis=0)
+    moved = np.sqrt(np.mean((np.asarray(model.transform(X)) - X) ** 2, axis=0))
+    relative = np.divide(moved, spread, out=np.zeros_like(moved), where=spread > 0)
+    # A stable sort, so that a warp that moves nothing shows the first columns.
+    return tuple(sorted(int(i) for i in np.argsort(-relative, kind="stable")[:2]))
+
+
+def moving(model: Any) -> Any:
+    """Return ``model`` with its heaviest warp that moves points in front, for a picture.
+
+    The heaviest of a stack may be the head alone, and ``transform`` is that of the first.
+    """
+    warps = getattr(model, "warps_", [])
+    found = [warp for warp in warps if math.isfinite(warp.nu)]
+    if not found or found[0] is warps[0]:
+        return model
+    other = copy.copy(model)
+    other.warps_ = found[:1]
+    other._describe_warps()
+    return other
+
+
+def warped_space(
+    model: Any,
+    X: Any,
+    features: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Plot how the warp carries a grid over two input columns, the others at their medians.
+
+    Parameters
+    ----------
+    model : WarpingRegressor
+        Fitted. Of a stack the heaviest warp that moves points is shown.
+    X : array-like, shape (n, d)
+        Inputs; they set the range of the grid.
+    features : sequence of two int, optional
+        The columns to show; by default the two that move most.
+    names : sequence of str, optional
+        Names of the columns of ``X``.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+        With one column only, the curve from input to warped input.
+    """
+    ax, model = _axes(ax, (5.2, 4.6)), moving(model)
+    X = np.asarray(X, dtype=float)[_some(len(X))]
+    i, *rest = tuple(features) if features is not None else most_moved(model, X)
+    names = [f"column {k}" for k in range(X.shape[1])] if names is None else list(names)
+    low, high = np.percentile(X, [1, 99], axis=0)
+    wide = np.where(high > low, high - low, 1.0)
+    middle = np.median(X, axis=0)
+    if not rest:
+        line = np.repeat(middle[None], 200, axis=0)
+        line[:, i] = np.linspace(low[i], high[i], 200)
+        ax.plot(line[:, i], line[:, i], color=INK, lw=0.8, ls=(0, (4, 3)), label="no warp")
+        ax.plot(line[:, i], model.transform(line)[:, i], color=BLUE, lw=1.8, label="warp")
+        return _dress(ax, "How the space was warped", names[i], f"{names[i]}, warped")
+    j = rest[0]
+    before, after = _grid(model, middle, (i, j), low, wide)
+    for line in before:
+        ax.plot(*line[:, [i, j]].T, color=FAINT, lw=0.6, zorder=1)
+    for k, line in enumerate(after):
+        label = None if k else "grid after the warp"
+        ax.plot(*line[:, [i, j]].T, color=BLUE, lw=0.9, zorder=2, label=label)
+    carried = np.asarray(model.transform(X))
+    ax.plot(*carried[:, [i, j]].T, "o", ms=1.6, mew=0, color=INK, alpha=0.35, zorder=3)
+    _arrows(ax, model, (i, j))
+    return _dress(ax, "How the space was warped", names[i], names[j], grid=None)
+
+
+def _grid(
+    model: Any, middle: np.ndarray, pair: tuple[int, int], low: np.ndarray, wide: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lines of a grid, (lines, points, d), before and after the warp."""
+    lines, points = 13, 61
+    along, across = np.linspace(-0.05, 1.05, points), np.linspace(-0.05, 1.05, lines)
+    before = np.broadcast_to(middle, (2, lines, points, len(middle))).copy()
+    for way, (a, b) in enumerate((pair, pair[::-1])):
+        before[way, :, :, a] = low[a] + wide[a] * along
+        before[way, :, :, b] = (low[b] + wide[b] * across)[:, None]
+    before = before.reshape(2 * lines, points, -1)
+    after = np.asarray(model.transform(before.reshape(-1, len(middle))))
+    return before, after.reshape(before.shape)
+
+
+def _arrows(ax: Axes, model: Any, pair: tuple[int, int]) -> None:
+    """Draw the control points and where the warp takes them."""
+    points = np.asarray(model.control_points_, dtype=float)
+    step = np.asarray(model.transform(points)) - points
+    x, y = points[:, pair].T
+    u, v = step[:, pair].T
+    # in the units of the axes, from point to image
+    ax.quiver(
+        x, y, u, v, angles="xy", scale_units="xy", scale=1, width=0.0035, color=ORANGE, zorder=5
+    )
+    ax.plot(x, y, "o", ms=3.2, mew=0, color=ORANGE, zorder=5, label="control points")
+
+
+def as_svg(draw: Callable[[Axes], Any], size: tuple[float, float], salt: str) -> str:
+    """Return what ``draw`` does to an Axes as SVG to put into a page.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes an Axes.
+    size : pair of float
+        Width and height in inches.
+    salt : str
+        Different for each figure of a page: it keeps their identifiers apart.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element with real text in the page's own font. pyplot is not involved, and
+        the same drawing gives the same text.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+
+    canvas, stream = Figure(figsize=size, layout="constrained"), io.StringIO()
+    draw(canvas.subplots())
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", stream.getvalue(), flags=re.DOTALL)
+    # Only sizes are kept; matplotlib writes the family alone, or after the size in one property.
+    svg = re.sub(r"font-family: [^;\"]+", f"font-family: {FAMILY}", svg)
+    svg = re.sub(r"font: ([^;\"]*?[\d.]+px) [^;\"]+", rf"font: \1 {FAMILY}", svg)
+    return svg[svg.index("<svg") :]

@@ -1,0 +1,225 @@
+"""The head: Gaussian process regression on the warped rows, exact or through inducing points.
+
+Its kernel is a·k(x/ℓ, x'/ℓ) and its noise s, all learned; the ridge of kernel regression is s and
+the mean of the process is the regressor. Rows arrive through a *flow*, in tiles where there are
+many, so that nothing of size rows × rows or rows × layers is ever stored.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
+
+from ideareg._types import Matrix, Points, Scalar
+from ideareg.blocks import Flow
+from ideareg.kernels import AbstractKernel
+from ideareg.kernels.stretched import Stretched
+from ideareg.losses import (
+    Moments,
+    Terms,
+    exact_terms,
+    inverse_root,
+    sparse_terms,
+    whitened_sums,
+)
+
+S = TypeVar("S")
+
+# On the diagonal of the Gram matrix of the inducing points; relative to k(x, x) = 1.
+INDUCING_JITTER = 1e-7
+# Rows at a time: the matrix rows × inducing points then stays in cache.
+TILE = 512
+
+
+class Batch(NamedTuple):
+    """Padded rows on the device: inputs (n, d), targets (n, k), weights (n,)."""
+
+    X: Float[Array, "n d"]
+    Y: Float[Array, "n k"]
+    weight: Float[Array, " n"]
+
+
+class Posterior(eqx.Module):
+    r"""What prediction needs of a fitted head.
+
+    Mean :math:`k(x, P)\alpha`, variance :math:`a\,k(x,x) - |F\,k(P,x)|^2`, for warped x.
+    """
+
+    kernel: AbstractKernel
+    points: Float[Array, "M d"]
+    dual: Float[Array, "M k"]
+    factor: Float[Array, "R M"]
+    amplitude: Scalar
+    noise: Scalar
+    present: Float[Array, " M"]
+
+    def cross(self, q: Points) -> Matrix:
+        """Return k(q, P), shape (n, M); 0 at padding."""
+        return self.kernel.gram(q, self.points) * self.present
+
+    def mean(self, q: Points) -> Float[Array, "n k"]:
+        """Return the mean at warped points, shape (n, k)."""
+        return self.cross(q) @ self.dual
+
+    def variance(self, q: Points) -> Float[Array, " n"]:
+        """Return the variance of the function, without noise, shape (n,)."""
+        explained = ((self.cross(q) @ self.factor.T) ** 2).sum(1)
+        return jnp.maximum(self.amplitude * self.kernel.diagonal(q) - explained, 0.0)
+
+    def covariance(self, q: Points) -> Float[Array, "n n"]:
+        """Return the covariance of the function, without noise, shape (n, n)."""
+        half = self.cross(q) @ self.factor.T
+        return self.amplitude * self.kernel.gram(q) - half @ half.T
+
+
+class AbstractHead(eqx.Module):
+    """A Gaussian process on warped rows with learnable lengths, amplitude and noise."""
+
+    kernel: eqx.AbstractVar[AbstractKernel]
+    log_scale: eqx.AbstractVar[Float[Array, " d"]]
+    log_amplitude: eqx.AbstractVar[Scalar]
+    log_noise: eqx.AbstractVar[Scalar]
+    noise_floor: eqx.AbstractVar[Scalar]
+
+    @property
+    def unit(self) -> Stretched:
+        """The kernel in its own lengths, before the amplitude."""
+        return Stretched(self.kernel, jnp.exp(self.log_scale))
+
+    @property
+    def amplitude(self) -> Scalar:
+        """Variance a of the function."""
+        return jnp.exp(self.log_amplitude)
+
+    @property
+    def noise(self) -> Scalar:
+        """Variance s of one observation."""
+        return jnp.exp(self.log_noise) + self.noise_floor
+
+    @abc.abstractmethod
+    def terms(self, flow: Flow, rows: Batch) -> Terms:
+        """Return what the losses are made of."""
+
+    @abc.abstractmethod
+    def condition(self, flow: Flow, rows: Batch) -> Posterior:
+        """Return the posterior given the rows."""
+
+    @abc.abstractmethod
+    def similarity(self, q1: Points, q2: Points) -> Matrix:
+        """Return the kernel of which `condition` is the ridge regression, between warped points."""
+
+
+class ExactHead(AbstractHead):
+    """Every row is its own centre: O(n³), for some hundred rows."""
+
+    kernel: AbstractKernel
+    log_scale: Float[Array, " d"]
+    log_amplitude: Scalar
+    log_noise: Scalar
+    noise_floor: Scalar
+
+    def terms(self, flow: Flow, rows: Batch) -> Terms:
+        """Return what the losses are made of."""
+        gram = self.unit.gram(flow(rows.X))
+        return exact_terms(gram, rows.Y, rows.weight, self.amplitude, self.noise)
+
+    def condition(self, flow: Flow, rows: Batch) -> Posterior:
+        """Return the posterior given the rows."""
+        q = flow(rows.X)
+        root = jnp.sqrt(rows.weight)
+        a, s = self.amplitude, self.noise
+        B = jnp.eye(len(q)) + (a / s) * root[:, None] * self.unit.gram(q) * root[None, :]
+        L = jnp.linalg.cholesky(B)
+        half = solve_triangular(L, jnp.diag(root), lower=True)
+        dual = (a / s) * (half.T @ (half @ rows.Y))
+        present = (rows.weight > 0).astype(a.dtype)
+        return Posterior(self.unit, q, dual, (a / jnp.sqrt(s)) * half, a, s, present)
+
+    def similarity(self, q1: Points, q2: Points) -> Matrix:
+        """Return a·k."""
+        return self.amplitude * self.unit.gram(q1, q2)
+
+
+class SparseHead(AbstractHead):
+    """The process seen through M inducing points in the warped space: O(n M²)."""
+
+    kernel: AbstractKernel
+    log_scale: Float[Array, " d"]
+    log_amplitude: Scalar
+    log_noise: Scalar
+    noise_floor: Scalar
+    inducing: Float[Array, "M d"]
+    present: Float[Array, " M"]
+
+    def gram(self) -> Matrix:
+        """Return the jittered Gram matrix of the inducing points; padding is orthogonal to all."""
+        gram = self.unit.gram(self.inducing) * self.present * self.present[:, None]
+        return gram + jnp.diag(1 - self.present + INDUCING_JITTER)
+
+    def cross(self, q: Points) -> Matrix:
+        """Return k(q, inducing), shape (n, M)."""
+        return self.unit.gram(q, self.inducing) * self.present
+
+    def moments(self, Li: Matrix, flow: Flow, rows: Batch) -> Moments:
+        """Sum over the rows, tile by tile, what the evidence needs of them."""
+
+        def of(tile: Batch) -> Moments:
+            q = flow(tile.X)
+            TT, TY = whitened_sums(Li, self.cross(q), tile.Y, tile.weight)
+            squares = tile.weight @ (tile.Y**2).sum(1)
+            return Moments(TT, TY, squares, tile.weight @ self.unit.diagonal(q))
+
+        return sum_over_tiles(of, rows)
+
+    def terms(self, flow: Flow, rows: Batch) -> Terms:
+        """Return what the losses are made of."""
+        gram = self.gram()
+        Li = jax.lax.stop_gradient(inverse_root(gram))
+        moments = self.moments(Li, flow, rows)
+        return sparse_terms(gram, Li, moments, self.amplitude, self.noise)
+
+    def condition(self, flow: Flow, rows: Batch) -> Posterior:
+        """Return the posterior given the rows."""
+        Li = inverse_root(self.gram())
+        TT, TY, _, _ = self.moments(Li, flow, rows)
+        a, s = self.amplitude, self.noise
+        values, Q = jnp.linalg.eigh((a / s) * TT)
+        values = jnp.maximum(values, 0.0)
+        P = Q.T @ Li
+        dual = (a / s) * (P.T @ ((Q.T @ TY) / (1 + values)[:, None]))
+        factor = jnp.sqrt(a * values / (1 + values))[:, None] * P
+        return Posterior(self.unit, self.inducing, dual, factor, a, s, self.present)
+
+    def similarity(self, q1: Points, q2: Points) -> Matrix:
+        """Return the Nyström kernel a·k(x, U)k(U, U)⁻¹k(U, x')."""
+        Li = inverse_root(self.gram())
+        return self.amplitude * (self.cross(q1) @ Li.T) @ (self.cross(q2) @ Li.T).T
+
+
+def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
+    """Add up ``of`` over tiles of the rows, recomputing each tile in reverse mode."""
+    n = len(rows.X)
+    if n <= TILE:
+        return of(rows)
+    if n % TILE:
+        raise ValueError(
+            f"rows: got {n}, expected a multiple of {TILE}; pad with rows of weight 0."
+        )
+    tiles = jax.tree.map(lambda a: a.reshape(n // TILE, TILE, *a.shape[1:]), rows)
+    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of, _first(tiles)))
+
+    def add(total: S, tile: Batch) -> tuple[S, None]:
+        return jax.tree.map(jnp.add, total, jax.checkpoint(of)(tile)), None
+
+    return jax.lax.scan(add, zero, tiles)[0]
+
+
+def _first(tiles: Batch) -> Batch:
+    return jax.tree.map(lambda a: a[0], tiles)

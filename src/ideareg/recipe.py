@@ -1,0 +1,329 @@
+"""From standardised rows to fitted warps: assemble the problems, select, fit, condition.
+
+This is the order of a fit, and the only place that knows it. Inputs are canonical, standardised
+NumPy rows; outputs are modules with NumPy or device leaves. Everything here runs inside the
+caller's float64 scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from ideareg._rows import Rows, bucket, centres, column_bucket, pad
+from ideareg._types import Result
+from ideareg.blocks import Warp
+from ideareg.integrators import AbstractIntegrator
+from ideareg.kernels import AbstractKernel, Kernel
+from ideareg.ledger import ledger
+from ideareg.readout import AbstractHead, Batch, ExactHead, Posterior, SparseHead
+from ideareg.selection import Candidate, Selection, cross_validate, folds, keep_heaviest
+from ideareg.training import Descent, Model, Problem, condition, descend
+from ideareg.uncertainty import WarpPosterior, laplace
+
+Floats = NDArray[np.float64]
+Report = Callable[[str, int, dict[str, float]], bool | None]
+
+# Below this relative variance noise is rounding and jitter, not data.
+NOISE_FLOOR = 1e-7
+START_NOISE = 0.1
+# Fewer rows than this say nothing about a warp.
+FEWEST_ROWS = 20
+# A share of the stack below this is not worth a fit.
+LEAST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a fit needs to know, checked and in its final types."""
+
+    kernel: AbstractKernel
+    warp_kernel: Kernel
+    integrator: AbstractIntegrator
+    depth: int
+    nugget: float
+    loss: str
+    nu: tuple[float, ...]
+    n_control_points: tuple[int, ...]
+    control_rows: bool
+    n_inducing: int
+    exact: bool | None
+    noise: float | None
+    learn_head: bool
+    n_warps: int
+    cv: int
+    selection_rows: int
+    max_iter: int
+    tol: float
+    pad_columns: bool
+
+
+class FittedWarp(NamedTuple):
+    """One warp of the stack, ready to predict."""
+
+    model: Model
+    posterior: Posterior
+    spread: WarpPosterior
+    nu: float
+    weight: float
+    ledger: dict[str, Any]
+    history: dict[str, list[float]]
+
+
+@dataclass
+class Fitted:
+    """Outcome of `fit_warps`."""
+
+    warps: list[FittedWarp]
+    selection: Selection | None
+    weights: Floats  # of the candidates, zero where one was dropped
+    result: Result
+    iterations: int
+
+
+def candidates(settings: Settings, n: int) -> list[Candidate]:
+    """Return the candidates worth trying on ``n`` rows; no warp comes first."""
+    if settings.depth == 0:
+        return [Candidate(np.inf, 1)]
+    warped = [
+        Candidate(nu, n if settings.control_rows else min(count, n))
+        for nu in settings.nu
+        if np.isfinite(nu)
+        for count in (settings.n_control_points if not settings.control_rows else (n,))
+    ]
+    still = [Candidate(np.inf, 1)] if np.inf in settings.nu else []
+    if n < FEWEST_ROWS and still:
+        return still
+    return still + list(dict.fromkeys(warped))
+
+
+def batch(rows: Rows, settings: Settings) -> Batch:
+    """Return the rows padded to their bucket, with weight 0."""
+    n, d = rows.X.shape
+    width = column_bucket(d) if settings.pad_columns else d
+    size = bucket(n)
+    X = pad(pad(rows.X, width, axis=1), size)
+    return Batch(X, pad(rows.Y, size), pad(rows.weight, size))
+
+
+class Assembler:
+    """Builds the problem of a candidate on given rows; all have the same shapes."""
+
+    def __init__(self, rows: Rows, settings: Settings, seed: int, capacity: int) -> None:
+        self.rows, self.settings, self.seed, self.capacity = rows, settings, seed, capacity
+        self.batch = batch(rows, settings)
+        self._centres: dict[int, Floats] = {}
+
+    def centres(self, count: int) -> Floats:
+        """Return k-means centres of the rows in padded columns, remembered by their number."""
+        if count not in self._centres:
+            found = centres(self.rows.X, self.rows.weight, count, self.seed)
+            self._centres[count] = pad(found, self.batch.X.shape[1], axis=1)
+        return self._centres[count]
+
+    def problem(self, candidate: Candidate) -> Problem:
+        """Return the problem that starts from no warp and ordinary lengths."""
+        settings = self.settings
+        warp, free_warp = self._warp(candidate)
+        head, free_head = self._head()
+        model, free = Model(warp, head), Model(free_warp, free_head)
+        return Problem(model, free, self.batch, settings.loss)
+
+    def _warp(self, candidate: Candidate) -> tuple[Warp, Warp]:
+        settings, d = self.settings, self.batch.X.shape[1]
+        if settings.control_rows:
+            points = pad(self.rows.X, d, axis=1)
+        else:
+            points = self.centres(candidate.control_points)
+        present = pad(np.ones(len(points)), self.capacity)
+        moves = float(np.isfinite(candidate.nu))
+        mask = np.repeat(present[:, None], d, axis=1) * moves
+        learned = float(not settings.control_rows)
+        warp = Warp(
+            kernel=settings.warp_kernel,
+            integrator=settings.integrator,
+            depth=settings.depth,
+            momentum=np.zeros((self.capacity, d)),
+            control_points=pad(points, self.capacity),
+            log_scale=np.full(d, self._start_scale()),
+            temper=np.float64(candidate.nu**-0.5 if moves else 0.0),
+            nugget=np.float64(settings.nugget),
+            present=present,
+        )
+        scale_learned = np.full(d, moves * float(settings.learn_head))
+        free = _replace(
+            _zeros(warp), momentum=mask, control_points=mask * learned, log_scale=scale_learned
+        )
+        return warp, free
+
+    def _head(self) -> tuple[AbstractHead, AbstractHead]:
+        settings, d = self.settings, self.batch.X.shape[1]
+        learned = float(settings.learn_head)
+        noise = START_NOISE if settings.noise is None else settings.noise
+        floor = NOISE_FLOOR if settings.learn_head else 0.0
+        common: dict[str, Any] = {
+            "kernel": settings.kernel,
+            "log_scale": np.full(d, self._start_scale()),
+            "log_amplitude": np.float64(0.0),
+            "log_noise": np.log(np.float64(max(noise - floor, 1e-300))),
+            "noise_floor": np.float64(floor),
+        }
+        names = ("log_scale", "log_amplitude", "log_noise")
+        if self.exact:
+            head: AbstractHead = ExactHead(**common)
+            return head, _replace(_zeros(head), **{k: learned + 0 * common[k] for k in names})
+        points = self.centres(settings.n_inducing)
+        present = pad(np.ones(len(points)), settings.n_inducing)
+        head = SparseHead(**common, inducing=pad(points, settings.n_inducing), present=present)
+        free = {k: learned + 0 * common[k] for k in names}
+        free["inducing"] = np.repeat(present[:, None], d, axis=1)
+        return head, _replace(_zeros(head), **free)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row is a centre of the head."""
+        wanted = self.settings.exact
+        return bucket(len(self.rows)) <= self.settings.n_inducing if wanted is None else wanted
+
+    def _start_scale(self) -> float:
+        # Distances between standardised rows grow like the root of the number of columns.
+        return 0.5 * np.log(self.rows.X.shape[1]) if self.settings.learn_head else 0.0
+
+
+def _zeros(module: Any) -> Any:
+    return jax.tree.map(np.zeros_like, module)
+
+
+def _replace(module: Any, **leaves: Floats) -> Any:
+    """Return ``module`` with the named leaves replaced."""
+    names = list(leaves)
+    return eqx.tree_at(lambda m: [getattr(m, k) for k in names], module, list(leaves.values()))
+
+
+def fit_warps(
+    rows: Rows,
+    settings: Settings,
+    random: np.random.RandomState,
+    *,
+    start: list[FittedWarp] | None = None,
+    report: Report = lambda stage, iteration, record: None,
+) -> Fitted:
+    """Select and fit the warps for canonical, standardised ``rows``.
+
+    Parameters
+    ----------
+    rows : Rows
+    settings : Settings
+    random : RandomState
+        Decides k-means starts, folds and the rows that selection sees.
+    start : list of FittedWarp, optional
+        Go on from these, with their weights, instead of selecting anew.
+    report : callable
+        Told the stage, iteration and record of every step; a true answer ends that descent.
+
+    Returns
+    -------
+    Fitted
+        Usable also after Ctrl-C: then ``result`` says so.
+    """
+    seed, n = int(random.randint(2**31 - 1)), len(rows)
+    pool = candidates(settings, n)
+    capacity = n if settings.control_rows else max(c.control_points for c in pool)
+    if not settings.control_rows and settings.depth:
+        capacity = max(capacity, min(max(settings.n_control_points), bucket(n)))
+
+    def fit(stage: str, problem: Problem) -> Descent:
+        def tell(iteration: int, record: dict[str, float]) -> bool | None:
+            return report(stage, iteration, record)
+
+        return descend(problem, max_iter=settings.max_iter, gtol=settings.tol, callback=tell)
+
+    selection, weights = None, np.full(len(pool), 1 / len(pool))
+    if start is not None:
+        pool = [Candidate(w.nu, capacity) for w in start]
+        weights = np.array([w.weight for w in start])
+    elif len(pool) > 1:
+        selection = _select(rows, settings, random, pool, capacity, seed, fit)
+        if selection.interrupted is not None:
+            return _interrupted(rows, settings, seed, capacity, selection)
+        weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
+
+    assembler = Assembler(rows, settings, seed, capacity)
+    warps: list[FittedWarp] = []
+    result, iterations = Result.converged, 0
+    for j, (candidate, weight) in enumerate(zip(pool, weights, strict=True)):
+        if weight == 0:
+            continue
+        problem = assembler.problem(candidate)
+        if start is not None:
+            problem = _continue_from(problem, start[j].model)
+        descent = fit("fit", problem)
+        warps.append(_finish(descent, problem, candidate.nu, float(weight)))
+        iterations += descent.iterations
+        result = max(result, descent.result)
+        if descent.result is Result.interrupted:
+            break
+    return Fitted(_by_weight(warps), selection, weights, result, iterations)
+
+
+def _select(
+    rows: Rows,
+    settings: Settings,
+    random: np.random.RandomState,
+    pool: list[Candidate],
+    capacity: int,
+    seed: int,
+    fit: Callable[[str, Problem], Descent],
+) -> Selection:
+    if len(rows) > settings.selection_rows:
+        chosen = random.choice(len(rows), settings.selection_rows, replace=False)
+        rows = rows.take(np.sort(chosen))
+    assembler = Assembler(rows, settings, seed, capacity)
+    problems = [(candidate, assembler.problem(candidate)) for candidate in pool]
+    fold = folds(len(rows), min(settings.cv, len(rows)), random)
+    return cross_validate(problems, fold, fit=lambda problem: fit("select", problem))
+
+
+def _interrupted(
+    rows: Rows, settings: Settings, seed: int, capacity: int, selection: Selection
+) -> Fitted:
+    """Condition what the interrupted fit had learned on all rows."""
+    descent = selection.interrupted
+    assert descent is not None
+    temper = float(descent.model.warp.temper)
+    nu = temper**-2 if temper else np.inf
+    everything = Assembler(rows, settings, seed, capacity)
+    problem = everything.problem(selection.candidates[0])
+    warp = _finish(descent, problem, nu, 1.0)
+    return Fitted([warp], None, np.ones(1), Result.interrupted, descent.iterations)
+
+
+def _finish(descent: Descent, problem: Problem, nu: float, weight: float) -> FittedWarp:
+    posterior = condition(descent.model, problem.rows)
+    spread = laplace(descent.model, posterior, problem.rows)
+    books = ledger(descent, nu)
+    books["log_volume"] = float(spread.log_volume)
+    # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
+    parts = jax.tree.map(np.asarray, (descent.model, posterior, spread))
+    return FittedWarp(*parts, nu, weight, books, descent.history)
+
+
+def _continue_from(problem: Problem, model: Model) -> Problem:
+    shapes = [np.shape(a) for a in jax.tree.leaves(problem.model)]
+    if shapes != [np.shape(a) for a in jax.tree.leaves(model)]:
+        raise ValueError(
+            "warm_start: the data changed shape since the last fit; set warm_start=False once."
+        )
+    return problem._replace(model=model)
+
+
+def _by_weight(warps: list[FittedWarp]) -> list[FittedWarp]:
+    total = sum(w.weight for w in warps)
+    ordered = sorted(warps, key=lambda w: -w.weight)
+    return [w._replace(weight=w.weight / total) for w in ordered]

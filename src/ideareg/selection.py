@@ -1,0 +1,136 @@
+r"""Which warps, and how much of each: chosen by cross-validated predictive density.
+
+Every candidate (a strength of regularisation ν with a number of control points; ν = ∞ is no warp)
+is fitted on every fold. Fold and candidate change only data, so all of these fits run one compiled
+function. The held-out log densities, with the variance of the warp in them, then give the weights
+of a *stack*, the mixture of predictive distributions that would have predicted best:
+
+.. math:: \max_{\pi}\ \sum_i w_i \log\sum_j \pi_j\, p_j(y_i).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ideareg._types import Result
+from ideareg.readout import Batch
+from ideareg.training import Descent, Problem, condition
+from ideareg.uncertainty import laplace, predict_moments
+
+Floats = NDArray[np.float64]
+
+STACKING_ITERATIONS = 500
+
+
+class Candidate(NamedTuple):
+    """A strength ν of the penalty on the action, and a number of control points."""
+
+    nu: float
+    control_points: int
+
+
+class Selection(NamedTuple):
+    """What cross-validation found.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+    density : ndarray, shape (n, candidates)
+        Held-out log density of each row, summed over outputs.
+    rows : ndarray, shape (n,)
+        The weight of each row.
+    weights : ndarray, shape (candidates,)
+        The stack.
+    interrupted : Descent or None
+        The fit during which the user interrupted.
+    """
+
+    candidates: list[Candidate]
+    density: Floats
+    rows: Floats
+    weights: Floats
+    interrupted: Descent | None
+
+
+def normal_log_density(y: Floats, mean: Floats, variance: Floats) -> Floats:
+    """Return log N(y; mean, variance), elementwise."""
+    return -0.5 * (np.log(2 * np.pi * variance) + (y - mean) ** 2 / variance)
+
+
+def folds(n: int, count: int, random: np.random.RandomState) -> NDArray[np.intp]:
+    """Return the fold of each of ``n`` rows; sizes differ by at most one."""
+    return random.permutation(np.arange(n) % count)
+
+
+def held_out_density(descent: Descent, rows: Batch, everything: Batch) -> Floats:
+    """Return the log density of every row under the model fitted to ``rows``."""
+    posterior = condition(descent.model, rows)
+    spread = laplace(descent.model, posterior, rows)
+    moments = predict_moments(descent.model, posterior, spread, everything.X)
+    mean, variance = (np.asarray(a) for a in moments)
+    noise = float(posterior.noise)
+    return normal_log_density(np.asarray(everything.Y), mean, variance + noise).sum(1)
+
+
+def cross_validate(
+    problems: list[tuple[Candidate, Problem]],
+    fold: NDArray[np.intp],
+    *,
+    fit: Callable[[Problem], Descent],
+) -> Selection:
+    """Fit every candidate on every fold and stack them by their held-out densities.
+
+    Parameters
+    ----------
+    problems : list of (Candidate, Problem)
+        On the same padded rows; the rows beyond ``fold`` are padding.
+    fold : ndarray of int, shape (n,)
+    fit : callable
+        Returns the `Descent` of a problem.
+    """
+    n = len(fold)
+    candidates = [candidate for candidate, _ in problems]
+    density = np.full((n, len(problems)), -np.inf)
+    weight = np.asarray(problems[0][1].rows.weight)
+    for k in range(fold.max() + 1):
+        kept = weight.copy()
+        kept[:n][fold == k] = 0.0
+        for j, (_, problem) in enumerate(problems):
+            rows = problem.rows._replace(weight=kept)
+            descent = fit(problem._replace(rows=rows))
+            if descent.result is Result.interrupted:
+                return Selection(candidates, density, weight[:n], np.zeros(len(problems)), descent)
+            score = held_out_density(descent, rows, problem.rows)[:n]
+            density[fold == k, j] = np.where(np.isfinite(score), score, -1e6)[fold == k]
+    stack = stacking_weights(density, weight[:n])
+    return Selection(candidates, density, weight[:n], stack, None)
+
+
+def stacking_weights(density: Floats, weight: Floats) -> Floats:
+    """Return the mixture weights with the greatest held-out likelihood, by EM.
+
+    Examples
+    --------
+    >>> stacking_weights(np.log([[0.9, 0.1], [0.9, 0.1]]), np.ones(2)).round(3).tolist()
+    [1.0, 0.0]
+    """
+    share = weight / weight.sum()
+    likelihood = np.exp(density - density.max(axis=1, keepdims=True))
+    pi = np.full(density.shape[1], 1 / density.shape[1])
+    for _ in range(STACKING_ITERATIONS):
+        joint = likelihood * pi
+        pi = share @ (joint / joint.sum(axis=1, keepdims=True))
+    return pi
+
+
+def keep_heaviest(weights: Floats, count: int, least: float) -> Floats:
+    """Return the weights with all but the ``count`` heaviest above ``least`` set to zero."""
+    kept = np.zeros_like(weights)
+    order = np.argsort(-weights, kind="stable")[:count]
+    chosen = [j for j in order if weights[j] >= least] or [int(order[0])]
+    kept[chosen] = weights[chosen]
+    return kept / kept.sum()

@@ -1,0 +1,147 @@
+r"""What a prediction is worth: the variance of the head plus that of the warp before it.
+
+The whitened momentum z has a standard normal prior. Its posterior is taken to be normal about the
+fitted z (Laplace) with the Gauss-Newton precision
+
+.. math:: A = I + J^T(K^\varphi + sW^{-1})^{-1}J,\qquad J = \partial f(\varphi_z(X))/\partial z,
+
+where the head may follow: what it can undo of a change of the warp costs nothing. A prediction
+moves with z by :math:`j(x) = \partial f(\varphi_z(x))/\partial z` less what the head undoes, and
+gains the variance :math:`j^TA^{-1}j`. A is at least the identity by construction, and its parts are
+sums over tiles of rows.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from ideareg._types import Points, Scalar
+from ideareg.blocks import Warp
+from ideareg.losses import inverse_root
+from ideareg.readout import INDUCING_JITTER, Batch, Posterior, sum_over_tiles
+from ideareg.shooting import Trajectory
+from ideareg.training import Model
+
+
+class WarpPosterior(eqx.Module):
+    r"""Square roots of the covariance of z, as they act on a prediction.
+
+    :math:`j(x)^TA^{-1}j(x) = |g(x)^TS - k(x,P)H|^2` with g the gradient of the regressor at x with
+    respect to the S stage parameters of the flow.
+
+    Attributes
+    ----------
+    stages : Array, shape (S, R)
+    head : Array, shape (k, M, R)
+    log_volume : Array, shape ()
+        :math:`\frac12\log\det A`, the Occam factor of the warp in nats.
+    """
+
+    stages: Float[Array, "S R"]
+    head: Float[Array, "k M R"]
+    log_volume: Scalar
+
+
+def _row_gradients(
+    warp: Warp, trajectory: Trajectory, posterior: Posterior, X: Points, output: int
+) -> Float[Array, "n S"]:
+    """Return the gradients of the regressor at each row by the stages of the flow."""
+    flat, restore = ravel_pytree(trajectory.stages)
+
+    def value(stages: Array, x: Array) -> Array:
+        moved = eqx.tree_at(lambda t: t.stages, trajectory, restore(stages))
+        return posterior.mean(warp.along(moved)(x[None]))[0, output]
+
+    return jax.vmap(jax.grad(value), in_axes=(None, 0))(flat, X)
+
+
+@jax.jit
+def laplace(model: Model, posterior: Posterior, rows: Batch) -> WarpPosterior:
+    """Return the posterior of the warp of a fitted model."""
+    warp, outputs = model.warp, rows.Y.shape[1]
+    s, a = posterior.noise, posterior.amplitude
+    trajectory = warp.trajectory()
+    flow = warp.along(trajectory)
+
+    def stages_of(z: Array) -> Array:
+        moved = eqx.tree_at(lambda w: w.momentum, warp, z)
+        return ravel_pytree(moved.trajectory().stages)[0]
+
+    D = jax.jacfwd(stages_of)(warp.momentum).reshape(-1, warp.momentum.size)
+
+    present = posterior.present
+    gram = posterior.kernel.gram(posterior.points) * present * present[:, None]
+    Li = inverse_root(gram + jnp.diag(1 - present + INDUCING_JITTER))
+
+    def sums(tile: Batch) -> tuple[Array, Array, Array]:
+        T = posterior.cross(flow(tile.X)) @ Li.T
+        weighted = tile.weight[:, None] * T
+        J = jnp.stack(
+            [_row_gradients(warp, trajectory, posterior, tile.X, o) @ D for o in range(outputs)]
+        )
+        JJ = jnp.einsum("onr,n,ons->rs", J, tile.weight, J)
+        return T.T @ weighted, jnp.einsum("nm,onr->omr", weighted, J), JJ
+
+    TT, TJ, JJ = sum_over_tiles(sums, rows)
+    half = jnp.sqrt(a / s) * inverse_root(jnp.eye(len(TT)) + (a / s) * TT)
+    undone = [half @ M for M in TJ]
+    precision = jnp.eye(len(JJ)) + (JJ - sum(U.T @ U for U in undone)) / s
+    values, Q = jnp.linalg.eigh(precision)
+    # The prior alone gives 1: anything less is rounding.
+    values = jnp.maximum(values, 1.0)
+    root = Q / jnp.sqrt(values)
+    head = jnp.stack([Li.T @ (half.T @ (U @ root)) for U in undone])
+    return WarpPosterior(D @ root, head, 0.5 * jnp.log(values).sum())
+
+
+@jax.jit
+def predict_mean(model: Model, posterior: Posterior, X: Points) -> Float[Array, "n k"]:
+    """Return the mean at the rows of X, shape (n, k)."""
+    return posterior.mean(model.warp(X))
+
+
+@jax.jit
+def predict_moments(
+    model: Model, posterior: Posterior, spread: WarpPosterior, X: Points
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """Return mean and variance of the function at the rows of X, each of shape (n, k)."""
+    warp = model.warp
+    trajectory = warp.trajectory()
+    q = warp.along(trajectory)(X)
+    K = posterior.cross(q)
+    variance = [
+        (_sensitivities(model, trajectory, posterior, spread, X, K, o) ** 2).sum(1)
+        for o in range(posterior.dual.shape[1])
+    ]
+    return K @ posterior.dual, posterior.variance(q)[:, None] + jnp.stack(variance, axis=1)
+
+
+@jax.jit
+def predict_covariance(
+    model: Model, posterior: Posterior, spread: WarpPosterior, X: Points
+) -> Float[Array, "k n n"]:
+    """Return the covariances of the function between the rows of X, one matrix per output."""
+    warp = model.warp
+    trajectory = warp.trajectory()
+    q = warp.along(trajectory)(X)
+    K = posterior.cross(q)
+    head = posterior.covariance(q)
+
+    def total(output: int) -> Array:
+        T = _sensitivities(model, trajectory, posterior, spread, X, K, output)
+        return head + T @ T.T
+
+    return jnp.stack([total(o) for o in range(posterior.dual.shape[1])])
+
+
+def _sensitivities(
+    model: Model, trajectory: Trajectory, posterior: Posterior, spread: WarpPosterior,
+    X: Points, K: Array, output: int,
+) -> Float[Array, "n R"]:  # fmt: skip
+    """Return how far each prediction moves along each posterior direction of the momentum."""
+    gradients = _row_gradients(model.warp, trajectory, posterior, X, output)
+    return gradients @ spread.stages - K @ spread.head[output]

@@ -1,0 +1,24 @@
+"""What every test gets: a quiet JAX, figures without a screen, and real data if there is any."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports jax or matplotlib. `setdefault`, so that a developer can ask for more.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+logging.getLogger("jax").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets, which are no part of the project."""
+    named = os.environ.get("IDEAREG_DATA")
+    if not named:
+        pytest.skip("real data: set IDEAREG_DATA to the folder that holds the .npz files")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.skip(f"real data: IDEAREG_DATA={named} is not a folder")
+    return folder
