@@ -37,7 +37,7 @@ lint: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## compare with peers on the data sets in DATA
 	@test -d "$(DATA)" || { echo "make bench: name the folder of data sets: make bench DATA=dir" >&2; exit 2; }
-	$(BIN)/ideareg bench "$(DATA)"
+	$(BIN)/ideareg bench uci --data "$(DATA)"
 
 clean:  ## remove the environment, caches and builds
 	rm -rf "$(VENV)" build dist .mypy_cache .pytest_cache .ruff_cache

@@ -282,7 +282,7 @@ def test_predict_refuses_files_that_are_not_there(model, folder):
 # ---------------------------------------------------------------- demo, bench, the rest
 
 
-def test_demo(folder):
+def assert_demo_works(folder):
     result = ideareg("demo", "--out", "here")
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (folder / "here").iterdir()) == [
@@ -291,6 +291,25 @@ def test_demo(folder):
     ]
     last = result.stdout.splitlines()[-1]
     assert re.match(r"On \d+ held-out rows the warp changed the RMSE by [+-][\d.]+ % and", last)
+
+
+def test_demo(folder, monkeypatch):
+    table = make_table()
+    data = "Prices", table.drop(columns="price"), table["price"].to_numpy(), "price"
+    monkeypatch.setattr(cli, "_demo_data", lambda: data)
+    assert_demo_works(folder)
+
+
+@pytest.mark.slow
+def test_demo_with_its_own_data(folder):
+    assert_demo_works(folder)
+
+
+def test_data_of_the_demo():
+    _, features, y, _ = cli._demo_data()
+    assert len(features) == len(y) > 300
+    assert features["year"].is_monotonic_increasing
+    assert np.isfinite(y).all()
 
 
 def test_demo_into_a_file(folder):

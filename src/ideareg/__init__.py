@@ -1,16 +1,21 @@
-"""Deep learning whose depth is physics: regressors after a Hamiltonian flow of their inputs."""
+"""Deep learning whose depth is physics: regressors after a Hamiltonian flow of their inputs.
 
-from importlib.metadata import version
+Names are loaded when they are first used, so that ``import ideareg`` costs next to nothing.
+"""
 
-from ideareg import kernels
-from ideareg.blocks import Warp
-from ideareg.estimators import WarpingRegressor
-from ideareg.hamiltonian import Hamiltonian, State
-from ideareg.integrators import get_integrator
-from ideareg.persistence import ModelFileError, load
-from ideareg.shooting import Trajectory, inverse_transport, shoot, transport
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("ideareg")
+if TYPE_CHECKING:
+    from ideareg import kernels
+    from ideareg.blocks import Warp
+    from ideareg.estimators import WarpingRegressor
+    from ideareg.hamiltonian import Hamiltonian, State
+    from ideareg.integrators import get_integrator
+    from ideareg.persistence import ModelFileError, load
+    from ideareg.shooting import Trajectory, inverse_transport, shoot, transport
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Hamiltonian",
@@ -19,7 +24,6 @@ __all__ = [
     "Trajectory",
     "Warp",
     "WarpingRegressor",
-    "__version__",
     "get_integrator",
     "inverse_transport",
     "kernels",
@@ -27,3 +31,31 @@ __all__ = [
     "shoot",
     "transport",
 ]
+
+_HOMES = {
+    "Hamiltonian": "hamiltonian",
+    "ModelFileError": "persistence",
+    "State": "hamiltonian",
+    "Trajectory": "shooting",
+    "Warp": "blocks",
+    "WarpingRegressor": "estimators",
+    "get_integrator": "integrators",
+    "inverse_transport": "shooting",
+    "load": "persistence",
+    "shoot": "shooting",
+    "transport": "shooting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "kernels":
+        return import_module("ideareg.kernels")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ideareg' has no attribute {name!r}")
+    value = getattr(import_module(f"ideareg.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -44,7 +44,7 @@ def canonical(X: Floats, Y: Floats, weight: Floats) -> Rows:
     """
     kept = weight > 0
     X, Y, weight = X[kept] + 0.0, Y[kept] + 0.0, weight[kept]  # + 0.0 turns -0.0 into 0.0
-    order = np.lexsort(np.column_stack([weight, Y, X]).T[::-1])
+    order = np.lexsort(np.column_stack([X, Y, weight]).T[::-1])
     X, Y, weight = X[order], Y[order], weight[order]
     both = np.hstack([X, Y])
     first = np.ones(len(X), dtype=bool)
@@ -72,7 +72,8 @@ class Scaling(NamedTuple):
         deviation = np.sqrt(share @ (A - mean) ** 2)
         # A column whose spread is only rounding counts as constant.
         varies = deviation > 10 * np.finfo(float).eps * np.maximum(np.abs(mean), 1e-300)
-        return cls(mean, np.where(varies, deviation, 1.0), varies)
+        # The mean of a constant is that constant, not what a rounded sum makes of it.
+        return cls(np.where(varies, mean, A[0]), np.where(varies, deviation, 1.0), varies)
 
     def forward(self, A: Floats) -> Floats:
         """Standardise the rows of ``A``."""

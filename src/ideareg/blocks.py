@@ -3,7 +3,7 @@ r"""A block: the flow :math:`\varphi` that warps a space, and everything that fi
 The flow is that of :math:`H = \frac12p^T(\Gamma(q,q)+rI)p` from control points c with initial
 momentum p₀. Learning sees the whitened momentum z instead,
 
-.. math:: p_0 = \nu^{-1/2}C^{-T}z,\qquad CC^T = \Gamma(c,c),
+.. math:: p_0 = \nu^{-1/2}C^{-T}z,\qquad CC^T = \Gamma(c,c) + rI,
 
 so that the action :math:`\nu H` is :math:`\frac12|z|^2`: a standard normal prior, whatever
 :math:`\nu` and the kernel. ``temper`` is :math:`\nu^{-1/2}`, and 0 (no warp) is an ordinary value.
@@ -76,7 +76,8 @@ class Warp(eqx.Module):
         present = self.present
         if isinstance(ham.kernel, AbstractOperatorKernel):
             present, z = jnp.repeat(present, c.shape[1]), z.reshape(-1, 1)
-        gram = ham.kernel.gram(c) * present * present[:, None] + jnp.diag(1 - present)
+        gram = ham.kernel.gram(c) * present * present[:, None]
+        gram = gram + jnp.diag(jnp.where(present > 0, ham.nugget, 1.0))
         C, _, _ = cholesky_with_jitter(gram, WHITENING_JITTER)
         return State(c, solve_triangular(C.T, z, lower=False).reshape(c.shape))
 

@@ -52,12 +52,15 @@ def evidence(terms: Terms, noise: Scalar, rows: Scalar, outputs: int) -> Scalar:
 
 
 def squared(terms: Terms, noise: Scalar, rows: Scalar, outputs: int) -> Scalar:
-    r"""Return :math:`\min_f \lambda\|f\|^2 + \sum_i w_i|f(q_i)-Y_i|^2 = \lambda Y^T(G+\lambda)^{-1}Y`."""
+    r"""Return :math:`\lambda Y^T(G+\lambda)^{-1}Y`, with ``noise`` as λ.
+
+    It is :math:`\min_f \lambda\|f\|^2 + \sum_i w_i|f(q_i)-Y_i|^2`.
+    """
     return noise * terms.quadratic
 
 
 def optimal_recovery(terms: Terms, noise: Scalar, rows: Scalar, outputs: int) -> Scalar:
-    r"""Return :math:`Y^T(G+\rho)^{-1}Y`, the squared norm of the interpolant with nugget ``noise``."""
+    r"""Return :math:`Y^T(G+\rho)^{-1}Y`, the squared norm of the interpolant; ``noise`` is ρ."""
     return terms.quadratic
 
 
@@ -82,8 +85,8 @@ def exact_terms(
 class Moments(NamedTuple):
     """Sums over rows that the sparse head needs, with T = K L⁻ᵀ its features, LLᵀ its Gram matrix.
 
-    These are TᵀWT, TᵀWY, tr YᵀWY and Σ wᵢ k(xᵢ, xᵢ). Features first, sums later: TᵀWT is then positive
-    semi-definite to the last bit, while L⁻¹(KᵀWK)L⁻ᵀ loses that as soon as noise is small.
+    These are TᵀWT, TᵀWY, tr YᵀWY and Σ wᵢ k(xᵢ, xᵢ). Features first, sums later: TᵀWT is then
+    positive semi-definite to the last bit, while L⁻¹(KᵀWK)L⁻ᵀ loses that as soon as noise is small.
     """
 
     TT: Float[Array, "m m"]
@@ -99,8 +102,11 @@ def inverse_root(gram: Float[Array, "m m"]) -> Float[Array, "m m"]:
 
 @jax.custom_vjp
 def whitened_sums(
-    Li: Float[Array, "m m"], K: Float[Array, "n m"], Y: Float[Array, "n k"], weight: Float[Array, " n"]
-) -> tuple[Float[Array, "m m"], Float[Array, "m k"]]:  # fmt: skip
+    Li: Float[Array, "m m"],
+    K: Float[Array, "n m"],
+    Y: Float[Array, "n k"],
+    weight: Float[Array, " n"],
+) -> tuple[Float[Array, "m m"], Float[Array, "m k"]]:
     """Return TᵀWT and TᵀWY for T = K Liᵀ.
 
     Li counts as a constant: `sparse_terms` carries all of the derivative by the Gram matrix.

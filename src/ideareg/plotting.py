@@ -52,7 +52,7 @@ def _dress(
         text.set_parse_math(False)  # names of columns may hold dollar signs
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(FAINT)
-    ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
+    ax.tick_params(which="both", labelsize=8, color=FAINT, labelcolor=INK)
     if grid:
         ax.grid(axis=grid, color=FAINT, linewidth=0.5, alpha=0.5)
     ax.set_axisbelow(True)

@@ -35,7 +35,7 @@ S = TypeVar("S")
 # On the diagonal of the Gram matrix of the inducing points; relative to k(x, x) = 1.
 INDUCING_JITTER = 1e-7
 # Rows at a time: the matrix rows × inducing points then stays in cache.
-TILE = 512
+TILE = 1024
 
 
 class Batch(NamedTuple):
@@ -208,11 +208,12 @@ def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
     n = len(rows.X)
     if n <= TILE:
         return of(rows)
-    if n % TILE:
-        raise ValueError(
-            f"rows: got {n}, expected a multiple of {TILE}; pad with rows of weight 0."
-        )
-    tiles = jax.tree.map(lambda a: a.reshape(n // TILE, TILE, *a.shape[1:]), rows)
+    count = -(-n // TILE)
+    while n % count:
+        count += 1  # not every bucket is a multiple of a tile: equal tiles, somewhat smaller
+    if n // count < TILE // 2:
+        raise ValueError(f"rows: {n} do not divide into tiles; pad with rows of weight 0.")
+    tiles = jax.tree.map(lambda a: a.reshape(count, n // count, *a.shape[1:]), rows)
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of, _first(tiles)))
 
     def add(total: S, tile: Batch) -> tuple[S, None]:

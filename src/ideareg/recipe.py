@@ -23,7 +23,14 @@ from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractKernel, Kernel
 from ideareg.ledger import ledger
 from ideareg.readout import AbstractHead, Batch, ExactHead, Posterior, SparseHead
-from ideareg.selection import Candidate, Selection, cross_validate, folds, keep_heaviest
+from ideareg.selection import (
+    Candidate,
+    Selection,
+    cross_validate,
+    folds,
+    hold_out,
+    keep_heaviest,
+)
 from ideareg.training import Descent, Model, Problem, condition, descend
 from ideareg.uncertainty import WarpPosterior, laplace
 
@@ -37,6 +44,14 @@ START_NOISE = 0.1
 FEWEST_ROWS = 20
 # A share of the stack below this is not worth a fit.
 LEAST_SHARE = 0.05
+# Up to this many rows every row is held out once; above, a tenth is, and the fits are gone on from.
+FOLDED_ROWS = 2000
+HELD_OUT = 0.1
+CONTINUED = 0.25  # of the iterations
+# Control points by default, for few rows and for many.
+FEW_POINTS, MANY_POINTS = 20, 50
+# Inducing points by default: a quarter of the rows, in steps, within these bounds.
+FEWEST_INDUCING, INDUCING_STEP, MOST_INDUCING = 128, 64, 256
 
 
 @dataclass(frozen=True)
@@ -50,9 +65,9 @@ class Settings:
     nugget: float
     loss: str
     nu: tuple[float, ...]
-    n_control_points: tuple[int, ...]
+    n_control_points: tuple[int, ...]  # empty: by the number of rows
     control_rows: bool
-    n_inducing: int
+    n_inducing: int | None
     exact: bool | None
     noise: float | None
     learn_head: bool
@@ -91,16 +106,23 @@ def candidates(settings: Settings, n: int) -> list[Candidate]:
     """Return the candidates worth trying on ``n`` rows; no warp comes first."""
     if settings.depth == 0:
         return [Candidate(np.inf, 1)]
+    counts = settings.n_control_points or (FEW_POINTS if n <= FOLDED_ROWS else MANY_POINTS,)
     warped = [
         Candidate(nu, n if settings.control_rows else min(count, n))
         for nu in settings.nu
         if np.isfinite(nu)
-        for count in (settings.n_control_points if not settings.control_rows else (n,))
+        for count in ((n,) if settings.control_rows else counts)
     ]
     still = [Candidate(np.inf, 1)] if np.inf in settings.nu else []
     if n < FEWEST_ROWS and still:
         return still
     return still + list(dict.fromkeys(warped))
+
+
+def inducing_points(n: int) -> int:
+    """Return the default number of inducing points for ``n`` rows."""
+    wanted = INDUCING_STEP * -(-n // (4 * INDUCING_STEP))
+    return int(np.clip(wanted, FEWEST_INDUCING, MOST_INDUCING))
 
 
 def batch(rows: Rows, settings: Settings) -> Batch:
@@ -118,6 +140,7 @@ class Assembler:
     def __init__(self, rows: Rows, settings: Settings, seed: int, capacity: int) -> None:
         self.rows, self.settings, self.seed, self.capacity = rows, settings, seed, capacity
         self.batch = batch(rows, settings)
+        self.n_inducing = settings.n_inducing or inducing_points(len(rows))
         self._centres: dict[int, Floats] = {}
 
     def centres(self, count: int) -> Floats:
@@ -178,9 +201,9 @@ class Assembler:
         if self.exact:
             head: AbstractHead = ExactHead(**common)
             return head, _replace(_zeros(head), **{k: learned + 0 * common[k] for k in names})
-        points = self.centres(settings.n_inducing)
-        present = pad(np.ones(len(points)), settings.n_inducing)
-        head = SparseHead(**common, inducing=pad(points, settings.n_inducing), present=present)
+        points = self.centres(self.n_inducing)
+        present = pad(np.ones(len(points)), self.n_inducing)
+        head = SparseHead(**common, inducing=pad(points, self.n_inducing), present=present)
         free = {k: learned + 0 * common[k] for k in names}
         free["inducing"] = np.repeat(present[:, None], d, axis=1)
         return head, _replace(_zeros(head), **free)
@@ -189,7 +212,7 @@ class Assembler:
     def exact(self) -> bool:
         """Whether every row is a centre of the head."""
         wanted = self.settings.exact
-        return bucket(len(self.rows)) <= self.settings.n_inducing if wanted is None else wanted
+        return bucket(len(self.rows)) <= self.n_inducing if wanted is None else wanted
 
     def _start_scale(self) -> float:
         # Distances between standardised rows grow like the root of the number of columns.
@@ -234,15 +257,14 @@ def fit_warps(
     """
     seed, n = int(random.randint(2**31 - 1)), len(rows)
     pool = candidates(settings, n)
-    capacity = n if settings.control_rows else max(c.control_points for c in pool)
-    if not settings.control_rows and settings.depth:
-        capacity = max(capacity, min(max(settings.n_control_points), bucket(n)))
+    capacity = max(c.control_points for c in pool)
 
-    def fit(stage: str, problem: Problem) -> Descent:
+    def fit(stage: str, problem: Problem, share: float = 1.0) -> Descent:
         def tell(iteration: int, record: dict[str, float]) -> bool | None:
             return report(stage, iteration, record)
 
-        return descend(problem, max_iter=settings.max_iter, gtol=settings.tol, callback=tell)
+        most = max(round(share * settings.max_iter), 1)
+        return descend(problem, max_iter=most, gtol=settings.tol, callback=tell)
 
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
@@ -261,9 +283,13 @@ def fit_warps(
         if weight == 0:
             continue
         problem = assembler.problem(candidate)
+        share = 1.0
         if start is not None:
             problem = _continue_from(problem, start[j].model)
-        descent = fit("fit", problem)
+        elif selection is not None and n > FOLDED_ROWS:
+            problem = _continue_from(problem, selection.descents[j].model)
+            share = CONTINUED
+        descent = fit("fit", problem, share)
         warps.append(_finish(descent, problem, candidate.nu, float(weight)))
         iterations += descent.iterations
         result = max(result, descent.result)
@@ -286,7 +312,10 @@ def _select(
         rows = rows.take(np.sort(chosen))
     assembler = Assembler(rows, settings, seed, capacity)
     problems = [(candidate, assembler.problem(candidate)) for candidate in pool]
-    fold = folds(len(rows), min(settings.cv, len(rows)), random)
+    if len(rows) > FOLDED_ROWS:
+        fold = hold_out(len(rows), HELD_OUT, random)
+    else:
+        fold = folds(len(rows), min(settings.cv, len(rows)), random)
     return cross_validate(problems, fold, fit=lambda problem: fit("select", problem))
 
 
@@ -310,8 +339,9 @@ def _finish(descent: Descent, problem: Problem, nu: float, weight: float) -> Fit
     books = ledger(descent, nu)
     books["log_volume"] = float(spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
-    parts = jax.tree.map(np.asarray, (descent.model, posterior, spread))
-    return FittedWarp(*parts, nu, weight, books, descent.history)
+    parts = (descent.model, posterior, spread)
+    model, posterior, spread = jax.tree.map(np.asarray, parts)
+    return FittedWarp(model, posterior, spread, nu, weight, books, descent.history)
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:

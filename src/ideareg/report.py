@@ -34,6 +34,13 @@ THEMED = {
     plotting.BLUE: "var(--blue)",
     plotting.ORANGE: "var(--orange)",
 }
+PICTURE = {
+    1: "Where the curve is steep the model gives room to change; where it is flat it sees little "
+    "to tell apart. Dashed: no warp.",
+    2: "A grid over the two inputs that move most, the others at their medians, carried by the "
+    "flow. Where its lines spread the model gives room to change; where they close up it sees "
+    "little to tell apart. Grey: the grid before.",
+}
 
 
 # ---------------------------------------------------------------- held-out scores
@@ -163,8 +170,9 @@ def _gain(warped: HeldOut, plain: HeldOut | None) -> str:
     ]
     if plain:
         saved = f"{100 * (1 - warped.rmse / max(plain.rmse, 1e-300)):+.1f} %"
-        nats = f"of RMSE, {warped.ll - plain.ll:+.3f} in log-likelihood"
-        cards.append(_card("the warp gained", *(t.replace("-", "−", 1) for t in (saved, nats))))
+        nats = f"{warped.ll - plain.ll:+.3f}".replace("-", "−")
+        note = f"of RMSE, {nats} in log-likelihood"
+        cards.append(_card("the warp gained", saved.replace("-", "−"), note))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -189,8 +197,8 @@ def _data(table: Any, y: np.ndarray, target: str) -> str:
     return _section(
         "Data",
         _note(
-            f"{len(y):,} rows, {len(table.columns)} columns, "
-            f"{sum(int(table[name].isna().sum()) for name in table.columns):,} gaps. The target "
+            f"{len(y):,} rows; columns: {len(table.columns)}; gaps: "
+            f"{sum(int(table[name].isna().sum()) for name in table.columns):,}. The target "
             f"{target} has mean {number(y.mean())} and standard deviation {number(y.std())}."
         ),
         _table(("column", "range", "median", "gaps"), rows),
@@ -270,6 +278,7 @@ def _selection(model: Any) -> str:
     if not columns:  # one candidate: nothing was compared
         return ""
     head = [name.removeprefix("param_").replace("_", " ") for name in columns]
+    head = ["ν" if name == "nu" else name for name in head]
     return _section(
         "How much warp, by cross-validation",
         _note(
@@ -341,11 +350,7 @@ def write_report(
         _accuracy(warped, plain) if warped else "",
         _section(
             "How the space was warped",
-            _note(
-                "A grid over the two inputs that move most, the others at their medians, carried "
-                "by the flow. Where its lines spread the model gives room to change; where they "
-                "close up it sees little to tell apart. Grey: the grid before."
-            ),
+            _note(PICTURE[min(matrix.shape[1], 2)]),
             _figure(
                 lambda ax: plotting.warped_space(final, matrix, names=names, ax=ax),
                 "How the space was warped",

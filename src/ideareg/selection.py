@@ -24,6 +24,8 @@ from ideareg.uncertainty import laplace, predict_moments
 Floats = NDArray[np.float64]
 
 STACKING_ITERATIONS = 500
+# The log density of a row under a fit that broke down.
+WORST = -1e6
 
 
 class Candidate(NamedTuple):
@@ -45,6 +47,9 @@ class Selection(NamedTuple):
         The weight of each row.
     weights : ndarray, shape (candidates,)
         The stack.
+    descents : list of Descent
+        The fit of each candidate on the last fold: where there is one fold, a good place to go on
+        from with all rows.
     interrupted : Descent or None
         The fit during which the user interrupted.
     """
@@ -53,6 +58,7 @@ class Selection(NamedTuple):
     density: Floats
     rows: Floats
     weights: Floats
+    descents: list[Descent]
     interrupted: Descent | None
 
 
@@ -64,6 +70,13 @@ def normal_log_density(y: Floats, mean: Floats, variance: Floats) -> Floats:
 def folds(n: int, count: int, random: np.random.RandomState) -> NDArray[np.intp]:
     """Return the fold of each of ``n`` rows; sizes differ by at most one."""
     return random.permutation(np.arange(n) % count)
+
+
+def hold_out(n: int, share: float, random: np.random.RandomState) -> NDArray[np.intp]:
+    """Return 0 for a random ``share`` of ``n`` rows, -1 for those that no fold holds out."""
+    fold = np.full(n, -1)
+    fold[: max(int(share * n), 1)] = 0
+    return random.permutation(fold)
 
 
 def held_out_density(descent: Descent, rows: Batch, everything: Batch) -> Floats:
@@ -89,25 +102,36 @@ def cross_validate(
     problems : list of (Candidate, Problem)
         On the same padded rows; the rows beyond ``fold`` are padding.
     fold : ndarray of int, shape (n,)
+        The fold that holds out each row; -1 for none.
     fit : callable
         Returns the `Descent` of a problem.
     """
     n = len(fold)
     candidates = [candidate for candidate, _ in problems]
-    density = np.full((n, len(problems)), -np.inf)
+    density = np.full((n, len(problems)), np.nan)
     weight = np.asarray(problems[0][1].rows.weight)
+    descents: list[Descent] = []
+
+    def outcome(weights: Floats, interrupted: Descent | None) -> Selection:
+        judged = fold >= 0
+        return Selection(
+            candidates, density[judged], weight[:n][judged], weights, descents, interrupted
+        )
+
     for k in range(fold.max() + 1):
         kept = weight.copy()
         kept[:n][fold == k] = 0.0
+        descents = []
         for j, (_, problem) in enumerate(problems):
             rows = problem.rows._replace(weight=kept)
             descent = fit(problem._replace(rows=rows))
+            descents.append(descent)
             if descent.result is Result.interrupted:
-                return Selection(candidates, density, weight[:n], np.zeros(len(problems)), descent)
+                return outcome(np.zeros(len(problems)), descent)
             score = held_out_density(descent, rows, problem.rows)[:n]
-            density[fold == k, j] = np.where(np.isfinite(score), score, -1e6)[fold == k]
-    stack = stacking_weights(density, weight[:n])
-    return Selection(candidates, density, weight[:n], stack, None)
+            density[fold == k, j] = np.where(np.isfinite(score), score, WORST)[fold == k]
+    judged = fold >= 0
+    return outcome(stacking_weights(density[judged], weight[:n][judged]), None)
 
 
 def stacking_weights(density: Floats, weight: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""What the estimators share: the float64 scope, progress, callbacks, and chunks of rows."""
+"""What the estimators share: the float64 scope, progress and callbacks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
+from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits
-
-from ideareg._rows import bucket, pad
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -27,12 +25,6 @@ except ImportError:
         return method
 
 
-# Rows that a prediction holds at a time: bounds memory whatever the size of the table.
-CHUNK = 4096
-# With the variance of the warp, a row also holds its gradient by every stage of the flow.
-CHUNK_SPREAD = 1024
-
-
 @contextlib.contextmanager
 def numerics() -> Iterator[None]:
     """Compute in float64, with one BLAS thread, and leave both as they were.
@@ -44,6 +36,15 @@ def numerics() -> Iterator[None]:
         yield
 
 
+def random_stream(random_state: Any) -> np.random.RandomState:
+    """Return a RandomState; None means a copy of NumPy's global one, which stays where it is."""
+    if random_state is None:
+        stream = np.random.RandomState()
+        stream.set_state(np.random.get_state())
+        return stream
+    return check_random_state(random_state)
+
+
 def scoped(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a method inside `numerics`."""
 
@@ -53,18 +54,6 @@ def scoped(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
 
     return wrapper
-
-
-def in_chunks(
-    f: Callable[[NDArray[np.float64]], Any], X: NDArray[np.float64], size: int
-) -> list[NDArray[np.float64]]:
-    """Apply ``f`` to chunks of rows padded to their bucket; return its outputs, concatenated."""
-    parts: list[list[NDArray[np.float64]]] = []
-    for first in range(0, len(X), size):
-        rows = X[first : first + size]
-        outputs = f(pad(rows, bucket(len(rows))))
-        parts.append([np.asarray(output)[: len(rows)] for output in outputs])
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 class Progress:

@@ -33,9 +33,11 @@ HEADS = ("auto", "exact", "sparse")
 
 def read_settings(model: Any) -> Settings:
     """Check the parameters of an estimator and return them in their final types."""
-    positive = {"n_inducing": 1, "n_warps": 1, "cv": 2, "selection_rows": 10, "max_iter": 1}
+    positive = {"n_warps": 1, "cv": 2, "selection_rows": 10, "max_iter": 1}
     for name, least in {**positive, "depth": 0}.items():
         _check_integer(name, getattr(model, name), least)
+    if model.n_inducing is not None:
+        _check_integer("n_inducing", model.n_inducing, 1)
     for name in ("nugget", "tol"):
         _check_real(name, getattr(model, name), least=0.0)
     if model.noise is not None:
@@ -48,13 +50,17 @@ def read_settings(model: Any) -> Settings:
             f"loss={model.loss!r} cannot learn the head: without the volume term of the evidence "
             "its lengths and noise would degenerate. Set learn_head=False, or loss='evidence'."
         )
-    nu = tuple(np.atleast_1d(np.asarray(model.nu, dtype=np.float64)).tolist())
+    nu = tuple(np.atleast_1d(np.asarray(model.nu)).tolist())
+    if not nu:
+        raise ValueError("nu must be a positive number or several, got none.")
     for value in nu:
         _check_real("nu", value, least=0.0, strict=True, finite=False)
     by_rows = isinstance(model.n_control_points, str)
     if by_rows:
         _check_choice("n_control_points", model.n_control_points, ("rows",))
-    counts = (1,) if by_rows else tuple(np.atleast_1d(model.n_control_points).tolist())
+    counts: tuple[int, ...] = ()
+    if not by_rows and model.n_control_points is not None:
+        counts = tuple(np.atleast_1d(model.n_control_points).tolist())
     for value in counts:
         _check_integer("n_control_points", value, 1)
     named = isinstance(model.kernel, str) and isinstance(model.warp_kernel, str)
@@ -68,10 +74,10 @@ def read_settings(model: Any) -> Settings:
         depth=int(model.depth),
         nugget=float(model.nugget),
         loss=model.loss,
-        nu=nu,
+        nu=tuple(map(float, nu)),
         n_control_points=counts,
         control_rows=by_rows,
-        n_inducing=int(model.n_inducing),
+        n_inducing=None if model.n_inducing is None else int(model.n_inducing),
         exact={"auto": None, "exact": True, "sparse": False}[model.head],
         noise=None if model.noise is None else float(model.noise),
         learn_head=bool(model.learn_head),
@@ -98,14 +104,14 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
 def _check_real(
     name: str, value: Any, *, least: float, strict: bool = False, finite: bool = True
 ) -> None:
-    good = isinstance(value, Real) and not isinstance(value, bool) and not np.isnan(float(value))
+    good = not isinstance(value, bool) and isinstance(value, Real) and not np.isnan(float(value))
     good = good and (value > least if strict else value >= least)
     if not good or (finite and not np.isfinite(value)):
         raise ValueError(

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from ideareg import kernels
 from ideareg._rows import Scaling
 from ideareg.blocks import Warp
+from ideareg.estimators._attributes import describe_warps
 from ideareg.estimators._settings import read_settings
 from ideareg.kernels.base import FunctionKernel
+from ideareg.kernels.stretched import Stretched
 from ideareg.readout import ExactHead, Posterior, SparseHead
 from ideareg.recipe import FittedWarp
 from ideareg.training import Model
@@ -150,60 +152,89 @@ def restore_regressor(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         if header["feature_names"] is not None:
             model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
         model._one_output = bool(header["one_output"])
-        for scale in SCALES:
-            parts = {name: arrays[f"{scale}.{name}"] for name in Scaling._fields}
+        columns = (model.n_features_in_, arrays["_scale_y.mean"].size)
+        for scale, count in zip(SCALES, columns, strict=True):
+            wanted = Scaling.of(np.ones((1, count)), np.ones(1))._asdict()
+            parts = {name: _take(arrays, f"{scale}.{name}", a) for name, a in wanted.items()}
             setattr(model, scale, Scaling(**parts))
         model.warps_ = [
-            _restore_warp(j, _unplain(warp), settings, bool(header["exact"]), arrays)
+            _restore_warp(
+                f"warp{j}", _unplain(warp), settings, bool(header["exact"]), arrays, columns
+            )
             for j, warp in enumerate(header["warps"])
         ]
+        if not model.warps_:
+            raise ValueError("model file: it holds no warp")
         model.score_, model.baseline_score_ = _unplain(header["scores"])
         model.n_iter_ = int(header["iterations"])
         model.cv_results_ = {k[3:]: v for k, v in arrays.items() if k.startswith("cv.")}
-        _check_shapes(model)
-        model._describe_warps()
+        describe_warps(model)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"model file: its parts do not fit together ({error!r})") from error
     return model
 
 
 def _restore_warp(
-    j: int, header: dict[str, Any], settings: Any, exact: bool, arrays: Arrays
+    prefix: str,
+    header: dict[str, Any],
+    settings: Any,
+    exact: bool,
+    arrays: Arrays,
+    columns: tuple[int, int],
 ) -> FittedWarp:
-    skeleton = _skeleton(settings, exact)
+    skeleton = _skeleton(prefix, settings, exact, arrays, columns)
     paths, structure = jax.tree_util.tree_flatten_with_path(skeleton)
-    leaves = [arrays[f"warp{j}{jax.tree_util.keystr(path)}"] for path, _ in paths]
-    parts = jax.tree_util.tree_unflatten(structure, leaves)
-    return FittedWarp(
-        *parts, float(header["nu"]), float(header["weight"]), header["ledger"], header["history"]
+    leaves = [_take(arrays, prefix + jax.tree_util.keystr(path), leaf) for path, leaf in paths]
+    model, posterior, spread = jax.tree_util.tree_unflatten(structure, leaves)
+    nu, weight = float(header["nu"]), float(header["weight"])
+    return FittedWarp(model, posterior, spread, nu, weight, header["ledger"], header["history"])
+
+
+def _take(arrays: Arrays, name: str, like: Any) -> NDArray[Any]:
+    """Return an array after checking that it is finite and has the shape and type of ``like``."""
+    array, like = arrays[name], np.asarray(like)
+    if array.shape != like.shape or array.dtype != like.dtype:
+        raise ValueError(
+            f"model file: array {name!r} has shape {array.shape} and type {array.dtype}, "
+            f"where {like.shape} and {like.dtype} fit the others"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"model file: array {name!r} holds values that are not finite")
+    return array
+
+
+def _skeleton(
+    prefix: str, settings: Any, exact: bool, arrays: Arrays, columns: tuple[int, int]
+) -> tuple[Model, Posterior, WarpPosterior]:
+    """Return modules of the structure and shapes that a file should hold; the values are ones."""
+
+    def size(name: str, axis: int) -> int:
+        shape = arrays[prefix + name].shape
+        if len(shape) != 2:
+            raise ValueError(f"model file: array {prefix + name!r} should be a matrix")
+        return int(shape[axis])
+
+    features, outputs = columns
+    control, width = size("[0].warp.momentum", 0), size("[0].warp.momentum", 1)
+    points = size("[1].points", 0)
+    directions = size("[2].stages", 1)
+    if width < features:
+        raise ValueError("model file: its warp has fewer columns than the data")
+    one, lengths, places = np.ones(()), np.ones(width), np.ones((control, width))
+    warp = Warp(
+        settings.warp_kernel, settings.integrator, settings.depth, places, places, lengths,
+        one, one, np.ones(control),
+    )  # fmt: skip
+    common = (settings.kernel, lengths, one, one, one)
+    centres, present = np.ones((points, width)), np.ones(points)
+    head = ExactHead(*common) if exact else SparseHead(*common, centres, present)
+    dual, factor = np.ones((points, outputs)), np.ones((points, points))
+    posterior = Posterior(
+        Stretched(settings.kernel, lengths), centres, dual, factor, one, one, present
     )
-
-
-def _skeleton(settings: Any, exact: bool) -> tuple[Model, Posterior, WarpPosterior]:
-    """Return modules of the right structure; the leaves are placeholders."""
-    z = np.ones(1)
-    warp = Warp(settings.warp_kernel, settings.integrator, settings.depth, z, z, z, z, z, z)
-    common = (settings.kernel, z, z, z, z)
-    head = ExactHead(*common) if exact else SparseHead(*common, z, z)
-    posterior = Posterior(head.unit, z, z, z, z, z, z)
-    return Model(warp, head), posterior, WarpPosterior(z, z, z)
-
-
-def _check_shapes(model: Any) -> None:
-    d, k = len(model._scale_x.mean), len(model._scale_y.mean)
-    if d != model.n_features_in_ or not model.warps_:
-        raise ValueError("model file: the number of features does not fit the arrays")
-    for w in model.warps_:
-        warp, head, posterior, spread = w.model.warp, w.model.head, w.posterior, w.spread
-        M, width = warp.momentum.shape
-        P = len(posterior.points)
-        R = spread.stages.shape[1]
-        expected = [
-            (warp.control_points, (M, width)), (warp.log_scale, (width,)), (warp.present, (M,)),
-            (warp.temper, ()), (warp.nugget, ()), (head.log_scale, (width,)),
-            (posterior.points, (P, width)), (posterior.dual, (P, k)), (posterior.present, (P,)),
-            (posterior.factor, (posterior.factor.shape[0], P)), (posterior.noise, ()),
-            (posterior.amplitude, ()), (spread.head, (k, P, R)),
-        ]  # fmt: skip
-        if width < d or any(np.shape(array) != shape for array, shape in expected):
-            raise ValueError("model file: the shapes of its arrays do not fit together")
+    stages = jax.tree.leaves(jax.eval_shape(lambda w: w.trajectory().stages, warp))
+    parameters = sum(stage.size for stage in stages)
+    spread = WarpPosterior(
+        np.ones((parameters, directions)), np.ones((outputs, points, directions)), one
+    )
+    return Model(warp, head), posterior, spread

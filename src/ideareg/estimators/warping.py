@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from os import PathLike
 from typing import Any
@@ -10,10 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     _check_feature_names_in,
     _check_sample_weight,
@@ -23,13 +19,11 @@ from sklearn.utils.validation import (
 
 from ideareg._rows import Rows, Scaling, canonical, pad
 from ideareg._types import Result
+from ideareg.estimators._attributes import store
 from ideareg.estimators._base import (
-    CHUNK,
-    CHUNK_SPREAD,
     CallbackSupportMixin,
     Progress,
-    in_chunks,
-    numerics,
+    random_stream,
     scoped,
     with_callbacks,
 )
@@ -37,9 +31,8 @@ from ideareg.estimators._settings import read_settings
 from ideareg.kernels import (
     AbstractKernel,
 )
-from ideareg.recipe import Fitted, FittedWarp, candidates, fit_warps
-from ideareg.selection import normal_log_density
-from ideareg.uncertainty import predict_covariance, predict_mean, predict_moments
+from ideareg.recipe import candidates, fit_warps
+from ideareg.stack import Stack, in_chunks
 
 Floats = NDArray[np.float64]
 
@@ -53,11 +46,6 @@ def _carry(warp: Any, X: Any) -> Any:
 def _bring_back(warp: Any, X: Any) -> Any:
     solution = warp.inverse(X)
     return solution.value, solution.result
-
-
-@jax.jit
-def _initial_state(warp: Any) -> Any:
-    return warp.initial_state()
 
 
 @jax.jit
@@ -75,10 +63,9 @@ class WarpingRegressor(
         \qquad \dot\varphi = v_t(\varphi)
 
     The flow follows Hamilton's equations for :math:`H = \frac12p^T\Gamma(q,q)p` from control
-    points, so its initial momentum is all there is of depth. With ``depth`` layers of
-    ``"symplectic_euler"`` it *is* a residual network that minimises the same penalty. How strong a
-    penalty, how many control points, and whether to warp at all is chosen by cross-validated
-    predictive density; the answer may be a stack of a few warps.
+    points, so its initial momentum is all there is of depth; cut into ``depth`` layers it is a
+    residual network. How strong a penalty, how many control points, and whether to warp at all is
+    chosen by cross-validated predictive density; the answer may be a stack of a few warps.
 
     Parameters
     ----------
@@ -87,21 +74,25 @@ class WarpingRegressor(
         "laplacian", a kernel of `ideareg.kernels`, or a function of two points.
     warp_kernel : str, kernel or callable, default="gaussian"
         Kernel Γ of the flow, likewise.
-    nu : float or sequence of float, default=(inf, 100, 20, 4)
+    nu : float or sequence of float, default=(inf, 30, 5)
         Penalty on the action; ``inf`` is no warp. Several values are candidates.
-    n_control_points : int, sequence of int or "rows", default=20
-        Points that carry momentum; "rows" puts one on every training row, as in the theory.
+    n_control_points : int, sequence of int, "rows" or None, default=None
+        Points that carry momentum; several numbers are candidates. None means 20, and 50 for more
+        than 2000 rows; "rows" puts one on every training row, as in the theory.
     depth : int, default=4
         Number of layers; 0 is no warp.
-    integrator : str, default="symplectic_euler"
-        Also "implicit_midpoint", "stormer_verlet", "rk4", "leapfrog".
+    integrator : str, default="geodesic"
+        Layers sampled from the continuous flow. Also "symplectic_euler", the residual network that
+        minimises the discrete action exactly, and "implicit_midpoint", "stormer_verlet", "rk4",
+        "leapfrog".
     nugget : float, default=0.0
         Nugget r on Γ: lets control points leave the flow. It never acts on other points.
     head : {"auto", "exact", "sparse"}, default="auto"
         Exact Gaussian process, or one seen through inducing points; "auto" is exact up to
         ``n_inducing`` rows.
-    n_inducing : int, default=256
-        Number of inducing points of the sparse head.
+    n_inducing : int, default=None
+        Number of inducing points of the sparse head; None means a quarter of the rows in steps of
+        64, at least 128 and at most 256.
     loss : {"evidence", "squared", "optimal_recovery"}, default="evidence"
         Negative log marginal likelihood, or the losses of the theory; the latter need
         ``learn_head=False``.
@@ -112,11 +103,12 @@ class WarpingRegressor(
         learned, the value at the start. None means 0.1.
     standardize : bool, default=True
         Work in units of each column's standard deviation.
-    n_warps : int, default=4
+    n_warps : int, default=3
         Warps in the stack at most; 1 gives a single flow to look at.
-    cv : int, default=4
-        Folds of the selection.
-    selection_rows : int, default=2000
+    cv : int, default=3
+        Folds of the selection up to 2000 rows. Above, one tenth is held out instead, and the
+        selected fits are gone on from with all rows.
+    selection_rows : int, default=5000
         Rows that the selection looks at, at most.
     max_iter : int, default=160
         Iterations of each descent; stopping early is part of the regularisation.
@@ -183,20 +175,20 @@ class WarpingRegressor(
         kernel: str | AbstractKernel | Callable[..., Any] = "matern52",
         *,
         warp_kernel: Any = "gaussian",
-        nu: float | tuple[float, ...] = (np.inf, 100.0, 20.0, 4.0),
-        n_control_points: int | tuple[int, ...] | str = 20,
+        nu: float | tuple[float, ...] = (np.inf, 30.0, 5.0),
+        n_control_points: int | tuple[int, ...] | str | None = None,
         depth: int = 4,
-        integrator: str = "symplectic_euler",
+        integrator: str = "geodesic",
         nugget: float = 0.0,
         head: str = "auto",
-        n_inducing: int = 256,
+        n_inducing: int | None = None,
         loss: str = "evidence",
         learn_head: bool = True,
         noise: float | None = None,
         standardize: bool = True,
-        n_warps: int = 4,
-        cv: int = 4,
-        selection_rows: int = 2000,
+        n_warps: int = 3,
+        cv: int = 3,
+        selection_rows: int = 5_000,
         max_iter: int = 160,
         tol: float = 1e-4,
         warm_start: bool = False,
@@ -251,13 +243,11 @@ class WarpingRegressor(
             For parameters out of range, and for X or y that is not a finite numeric table.
         """
         settings = read_settings(self)
-        X, y = validate_data(
-            self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=1
-        )
+        checked = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        X, y = (np.asarray(part, dtype=np.float64) for part in checked)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if not weight.any():
             raise ValueError("sample_weight: every weight is zero; at least one must be positive.")
-        y = np.asarray(y, dtype=np.float64)
         self._one_output = y.ndim == 1
         rows = canonical(X, y.reshape(len(y), -1), weight)
         self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize)
@@ -275,65 +265,20 @@ class WarpingRegressor(
             context=context if hasattr(self, "_skl_callbacks") else None, callback=self.callback,
         )  # fmt: skip
         with progress:
-            random = check_random_state(self.random_state)
+            random = random_stream(self.random_state)
             fitted = fit_warps(rows, settings, random, start=start, report=progress)
-        self._store(fitted)
+        store(self, fitted)
         if context is not None:
             context.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes={})
         return self
 
-    def _store(self, fitted: Fitted) -> None:
-        """Set the fitted attributes."""
-        if fitted.result is Result.not_finite:
-            warnings.warn(Result.not_finite.message, ConvergenceWarning, stacklevel=4)
-        if fitted.result is Result.interrupted:
-            warnings.warn(Result.interrupted.message, ConvergenceWarning, stacklevel=4)
-        self.warps_ = fitted.warps
-        self.n_iter_ = max(fitted.iterations, 1)
-        self._describe_selection(fitted)
-        self._describe_warps()
-
-    def _describe_selection(self, fitted: Fitted) -> None:
-        self.score_ = self.baseline_score_ = np.nan
-        self.cv_results_: dict[str, Floats] = {}
-        selection = fitted.selection
-        if selection is None:
-            return
-        # A density in units of y is that of the standardised target divided by the scale.
-        density = selection.density - np.log(self._scale_y.scale).sum()
-        share = selection.rows / selection.rows.sum()
-        with np.errstate(divide="ignore"):
-            self.score_ = float(share @ logsumexp(density + np.log(fitted.weights), axis=1))
-        if np.isinf(selection.candidates[0].nu):
-            self.baseline_score_ = float(share @ density[:, 0])
-        self.cv_results_ = {
-            "param_nu": np.array([c.nu for c in selection.candidates]),
-            "param_n_control_points": np.array([c.control_points for c in selection.candidates]),
-            "mean_test_log_density": share @ density,
-            "weight": fitted.weights,
-        }
-
-    def _describe_warps(self) -> None:
-        first = self.warps_[0]
-        warp = first.model.warp
-        with numerics():
-            state = _initial_state(warp)
-        present = warp.present > 0
-        d = self.n_features_in_
-        self.momentum_ = np.asarray(state.p)[present, :d]
-        self.control_points_ = self._scale_x.backward(np.asarray(state.q)[present, :d])
-        self.nu_ = first.nu
-        self.noise_ = float(first.posterior.noise)
-        self.warp_weights_ = np.array([w.weight for w in self.warps_])
-        self.ledgers_ = [w.ledger for w in self.warps_]
-        self.ledger_ = self.ledgers_[0]
-        self.history_ = first.history
+    def _validated(self, X: ArrayLike) -> Floats:
+        check_is_fitted(self)
+        return np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
 
     def _inputs(self, X: ArrayLike) -> Floats:
         """Return X checked, standardised and with padded columns."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return self._standardised(X)
+        return self._standardised(self._validated(X))
 
     def _standardised(self, X: Floats) -> Floats:
         width = self.warps_[0].model.warp.control_points.shape[1]
@@ -341,6 +286,10 @@ class WarpingRegressor(
 
     def _shaped(self, Y: Floats) -> Floats:
         return Y[:, 0] if self._one_output else Y
+
+    def _targets(self, Y: Floats) -> Floats:
+        """Return standardised targets in the units and the shape of y."""
+        return self._shaped(self._scale_y.backward(Y))
 
     @scoped
     def predict(
@@ -364,28 +313,16 @@ class WarpingRegressor(
         """
         if return_std and return_cov:
             raise ValueError("predict: at most one of return_std and return_cov can be True.")
-        Z = self._inputs(X)
-        if not (return_std or return_cov):
-            means = [w.weight * self._mean(w, Z) for w in self.warps_]
-            return self._shaped(self._scale_y.backward(np.sum(means, axis=0)))
-        weights = self.warp_weights_
+        Z, stack = self._inputs(X), Stack(self.warps_)
         if return_std:
-            moments = [self._moments(w, Z) for w in self.warps_]
-            means, variances = (np.stack(part) for part in zip(*moments, strict=True))
-            mean = np.tensordot(weights, means, 1)
-            variance = np.tensordot(weights, variances + (means - mean) ** 2, 1)
+            mean, variance = stack.moments(Z)
             std = np.sqrt(variance) * self._scale_y.scale
-            return self._shaped(self._scale_y.backward(mean)), self._shaped(std)
-        means = np.stack([self._mean(w, Z) for w in self.warps_])
-        mean = np.tensordot(weights, means, 1)
-        covariance = np.zeros((mean.shape[1], len(Z), len(Z)))
-        for w, each in zip(self.warps_, means, strict=True):
-            apart = (each - mean).T
-            covariance += w.weight * (self._covariance(w, Z) + apart[:, :, None] * apart[:, None])
-            covariance += w.weight * float(w.posterior.noise) * np.eye(len(Z))
-        covariance = np.moveaxis(covariance, 0, -1) * self._scale_y.scale**2
-        mean = self._shaped(self._scale_y.backward(mean))
-        return mean, covariance[..., 0] if self._one_output else covariance
+            return self._targets(mean), self._shaped(std)
+        if return_cov:
+            mean, covariance = stack.covariance(Z)
+            covariance = np.moveaxis(covariance, 0, -1) * self._scale_y.scale**2
+            return self._targets(mean), covariance[..., 0] if self._one_output else covariance
+        return self._targets(stack.mean(Z))
 
     @scoped
     def log_predictive_density(self, X: ArrayLike, y: ArrayLike) -> Floats:
@@ -393,14 +330,12 @@ class WarpingRegressor(
 
         A mixture of normals, summed over outputs where there are several.
         """
-        Z = self._inputs(X)
-        y = np.asarray(y, dtype=np.float64).reshape(len(Z), -1)
-        Y = self._scale_y.forward(y)
-        each = [
-            np.log(w.weight) + normal_log_density(Y, *self._moments(w, Z)).sum(1)
-            for w in self.warps_
-        ]
-        return logsumexp(each, axis=0) - np.log(self._scale_y.scale).sum()
+        Z, stack = self._inputs(X), Stack(self.warps_)
+        wanted, got = self._targets(np.zeros((len(Z), len(self._scale_y.mean)))).shape, np.shape(y)
+        if got != wanted:
+            raise ValueError(f"y: expected the shape {wanted} of the prediction, got {got}.")
+        Y = self._scale_y.forward(np.asarray(y, dtype=np.float64).reshape(len(Z), -1))
+        return stack.log_density(Z, Y) - np.log(self._scale_y.scale).sum()
 
     @scoped
     def sample_y(self, X: ArrayLike, n_samples: int = 1, random_state: Any = 0) -> Floats:
@@ -412,19 +347,8 @@ class WarpingRegressor(
         -------
         ndarray of shape (n_samples_X, n_samples) or (n_samples_X, n_outputs, n_samples)
         """
-        random = check_random_state(random_state)
-        Z = self._inputs(X)
-        picks = random.multinomial(n_samples, self.warp_weights_)
-        draws = []
-        for w, count in zip(self.warps_, picks, strict=True):
-            if count:
-                mean, covariance = self._mean(w, Z), self._covariance(w, Z)
-                columns = [
-                    random.multivariate_normal(m, C, count).T
-                    for m, C in zip(mean.T, covariance, strict=True)
-                ]
-                draws.append(np.stack(columns, axis=1))
-        samples = np.concatenate(draws, axis=2)[:, :, random.permutation(n_samples)]
+        Z, stack = self._inputs(X), Stack(self.warps_)
+        samples = stack.sample(Z, n_samples, random_stream(random_state))
         samples = samples * self._scale_y.scale[:, None] + self._scale_y.mean[:, None]
         return samples[:, 0] if self._one_output else samples
 
@@ -434,11 +358,10 @@ class WarpingRegressor(
 
         Constant columns of the training data are passed through.
         """
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        rows = self._validated(X)
         warp = self.warps_[0].model.warp
-        (Z,) = in_chunks(lambda Z: _carry(warp, Z), self._standardised(X), CHUNK)
-        return self._original(Z, X)
+        (Z,) = in_chunks(lambda Z: _carry(warp, Z), self._standardised(rows))
+        return self._original(Z, rows)
 
     @scoped
     def inverse_transform(self, X: ArrayLike) -> Floats:
@@ -449,16 +372,17 @@ class WarpingRegressor(
         ValueError
             If the inverse of a layer cannot be found, for points outside the image of the flow.
         """
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        warp, Z = self.warps_[0].model.warp, self._standardised(X)
-        parts = []
-        for first in range(0, len(Z), CHUNK):
-            value, code = _bring_back(warp, Z[first : first + CHUNK])
+        rows = self._validated(X)
+        warp = self.warps_[0].model.warp
+
+        def bring_back(Z: Floats) -> Any:
+            value, code = _bring_back(warp, Z)
             if Result(int(code)) is not Result.converged:
                 raise ValueError(f"inverse_transform: {Result(int(code)).message}")
-            parts.append(np.asarray(value))
-        return self._original(np.concatenate(parts), X)
+            return (value,)
+
+        (Z,) = in_chunks(bring_back, self._standardised(rows))
+        return self._original(Z, rows)
 
     def _original(self, Z: Floats, X: Floats) -> Floats:
         moved = self._scale_x.backward(Z[:, : X.shape[1]])
@@ -490,26 +414,11 @@ class WarpingRegressor(
         -------
         ndarray of shape (n1, n2)
         """
+        check_is_fitted(self)
         fitted = self.warps_[warp]
         sides = [X1, X1 if X2 is None else X2]
         q1, q2 = (np.asarray(_carry(fitted.model.warp, self._inputs(X))[0]) for X in sides)
         return np.asarray(_similarity(fitted.model, q1, q2))
-
-    def _mean(self, w: FittedWarp, Z: Floats) -> Floats:
-        (mean,) = in_chunks(lambda X: (predict_mean(w.model, w.posterior, X),), Z, CHUNK)
-        return mean
-
-    def _moments(self, w: FittedWarp, Z: Floats) -> tuple[Floats, Floats]:
-        """Return mean and variance of an observation under one warp."""
-
-        def moments(X: Floats) -> Any:
-            return predict_moments(w.model, w.posterior, w.spread, X)
-
-        mean, variance = in_chunks(moments, Z, CHUNK_SPREAD)
-        return mean, variance + float(w.posterior.noise)
-
-    def _covariance(self, w: FittedWarp, Z: Floats) -> Floats:
-        return np.asarray(predict_covariance(w.model, w.posterior, w.spread, Z))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fitted model to one file that `ideareg.load` reads: data only, no pickle."""

@@ -20,9 +20,10 @@ class Stretched(AbstractKernel):
 
     Examples
     --------
+    >>> import jax.numpy as jnp
     >>> from ideareg.kernels import Gaussian
-    >>> near = Stretched(Gaussian(), jnp.array([1.0, 1e9])).gram(jnp.array([[0.0, 0.0], [0.0, 9.0]]))
-    >>> round(near[0, 1].item(), 6)
+    >>> blind = Stretched(Gaussian(), jnp.array([1.0, 1e9]))
+    >>> round(blind(jnp.array([0.0, 0.0]), jnp.array([0.0, 9.0])).item(), 6)
     1.0
     """
 

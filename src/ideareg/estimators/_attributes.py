@@ -1,0 +1,71 @@
+"""The attributes that a fit leaves behind, from what it found."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.exceptions import ConvergenceWarning
+
+from ideareg._types import Result
+from ideareg.estimators._base import numerics
+from ideareg.recipe import Fitted
+from ideareg.stack import Stack
+
+
+@jax.jit
+def _initial_state(warp: Any) -> Any:
+    return warp.initial_state()
+
+
+def store(model: Any, fitted: Fitted) -> None:
+    """Set the fitted attributes."""
+    if fitted.result is Result.not_finite:
+        warnings.warn(Result.not_finite.message, ConvergenceWarning, stacklevel=4)
+    if fitted.result is Result.interrupted:
+        warnings.warn(Result.interrupted.message, ConvergenceWarning, stacklevel=4)
+    model.warps_ = fitted.warps
+    model.n_iter_ = max(fitted.iterations, 1)
+    _describe_selection(model, fitted)
+    describe_warps(model)
+
+
+def _describe_selection(model: Any, fitted: Fitted) -> None:
+    model.score_ = model.baseline_score_ = np.nan
+    model.cv_results_ = {}
+    selection = fitted.selection
+    if selection is None:
+        return
+    # A density in units of y is that of the standardised target divided by the scale.
+    density = selection.density - np.log(model._scale_y.scale).sum()
+    share = selection.rows / selection.rows.sum()
+    with np.errstate(divide="ignore"):
+        model.score_ = float(share @ logsumexp(density + np.log(fitted.weights), axis=1))
+    if np.isinf(selection.candidates[0].nu):
+        model.baseline_score_ = float(share @ density[:, 0])
+    model.cv_results_ = {
+        "param_nu": np.array([c.nu for c in selection.candidates]),
+        "param_n_control_points": np.array([c.control_points for c in selection.candidates]),
+        "mean_test_log_density": share @ density,
+        "weight": fitted.weights,
+    }
+
+
+def describe_warps(model: Any) -> None:
+    first = model.warps_[0]
+    warp = first.model.warp
+    with numerics():
+        state = _initial_state(warp)
+    present = warp.present > 0
+    d = model.n_features_in_
+    model.momentum_ = np.asarray(state.p)[present, :d]
+    model.control_points_ = model._scale_x.backward(np.asarray(state.q)[present, :d])
+    model.nu_ = first.nu
+    model.noise_ = float(first.posterior.noise)
+    model.warp_weights_ = Stack(model.warps_).weights
+    model.ledgers_ = [w.ledger for w in model.warps_]
+    model.ledger_ = model.ledgers_[0]
+    model.history_ = first.history

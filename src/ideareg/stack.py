@@ -1,0 +1,103 @@
+"""The predictive distribution of a stack of warps: a mixture, computed in chunks of rows.
+
+Inputs are standardised rows, outputs are in units of the standardised targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from ideareg._rows import bucket, pad
+from ideareg.recipe import FittedWarp
+from ideareg.selection import normal_log_density
+from ideareg.uncertainty import predict_covariance, predict_mean, predict_moments
+
+Floats = NDArray[np.float64]
+
+# Rows that a prediction holds at a time: bounds memory whatever the size of the table.
+CHUNK = 4096
+# With the variance of the warp, a row also holds its gradient by every stage of the flow.
+CHUNK_SPREAD = 1024
+
+
+def in_chunks(f: Callable[[Floats], Any], X: Floats, size: int = CHUNK) -> list[Floats]:
+    """Apply ``f`` to chunks of rows padded to their bucket; return its outputs, concatenated."""
+    parts: list[list[Floats]] = []
+    for first in range(0, len(X), size):
+        rows = X[first : first + size]
+        outputs = f(pad(rows, bucket(len(rows))))
+        parts.append([np.asarray(output)[: len(rows)] for output in outputs])
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+class Stack(NamedTuple):
+    """Fitted warps with their weights."""
+
+    warps: list[FittedWarp]
+
+    @property
+    def weights(self) -> Floats:
+        """The weights, which sum to 1."""
+        return np.array([w.weight for w in self.warps])
+
+    def mean(self, Z: Floats) -> Floats:
+        """Return the predictive mean, (n, k)."""
+        return np.tensordot(self.weights, [_mean(w, Z) for w in self.warps], 1)
+
+    def moments(self, Z: Floats) -> tuple[Floats, Floats]:
+        """Return mean and variance of an observation, both (n, k)."""
+        means, variances = self._each(Z)
+        mean = np.tensordot(self.weights, means, 1)
+        return mean, np.tensordot(self.weights, variances + (means - mean) ** 2, 1)
+
+    def covariance(self, Z: Floats) -> tuple[Floats, Floats]:
+        """Return mean (n, k) and covariance (k, n, n) of observations."""
+        means = np.stack([_mean(w, Z) for w in self.warps])
+        mean = np.tensordot(self.weights, means, 1)
+        total = np.zeros((mean.shape[1], len(Z), len(Z)))
+        for w, each in zip(self.warps, means, strict=True):
+            apart = (each - mean).T
+            noise = float(w.posterior.noise) * np.eye(len(Z))
+            total += w.weight * (_covariance(w, Z) + apart[:, :, None] * apart[:, None] + noise)
+        return mean, total
+
+    def log_density(self, Z: Floats, Y: Floats) -> Floats:
+        """Return the log density of each row of Y (n, k), summed over outputs, shape (n,)."""
+        means, variances = self._each(Z)
+        each = normal_log_density(Y, means, variances).sum(-1)
+        return logsumexp(each + np.log(self.weights)[:, None], axis=0)
+
+    def sample(self, Z: Floats, count: int, random: np.random.RandomState) -> Floats:
+        """Draw functions without noise, (n, k, count): first a warp, then its process."""
+        picks = random.multinomial(count, self.weights)
+        draws = []
+        for w, times in zip(self.warps, picks, strict=True):
+            pairs = zip(_mean(w, Z).T, _covariance(w, Z), strict=True)
+            columns = [random.multivariate_normal(m, C, times).T for m, C in pairs]
+            draws.append(np.stack(columns, axis=1))
+        return np.concatenate(draws, axis=2)[:, :, random.permutation(count)]
+
+    def _each(self, Z: Floats) -> tuple[Floats, Floats]:
+        pairs = [_moments(w, Z) for w in self.warps]
+        return np.stack([mean for mean, _ in pairs]), np.stack([v for _, v in pairs])
+
+
+def _mean(w: FittedWarp, Z: Floats) -> Floats:
+    return in_chunks(lambda X: (predict_mean(w.model, w.posterior, X),), Z)[0]
+
+
+def _moments(w: FittedWarp, Z: Floats) -> tuple[Floats, Floats]:
+    def moments(X: Floats) -> Any:
+        return predict_moments(w.model, w.posterior, w.spread, X)
+
+    mean, variance = in_chunks(moments, Z, CHUNK_SPREAD)
+    return mean, variance + float(w.posterior.noise)
+
+
+def _covariance(w: FittedWarp, Z: Floats) -> Floats:
+    return np.asarray(predict_covariance(w.model, w.posterior, w.spread, Z))
