@@ -3,11 +3,13 @@
 #   PYTHON       the interpreter that makes the environment
 #   VENV         where the environment is
 #   CONSTRAINTS  the pinned versions; empty for the newest that pyproject.toml allows
+#   WORKERS      how pytest spreads the test files over processors; empty for one process
 #   DATA         the folder of data sets that `make bench` reads
 
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+WORKERS ?= -n auto --dist loadfile
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -25,10 +27,10 @@ demo: $(STAMP)  ## run the demonstration
 	$(BIN)/ideareg demo
 
 test: lint  ## lint, type check, and all tests but the slow ones
-	$(RUN) pytest -m "not slow"
+	$(RUN) pytest $(WORKERS) -m "not slow"
 
 test-all: lint  ## lint, type check, and all tests
-	$(RUN) pytest
+	$(RUN) pytest $(WORKERS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(RUN) ruff check .

@@ -124,7 +124,7 @@ def tiled():
     return X, np.sin(X[:, :1]), rng.random(2 * TILE)
 
 
-@pytest.mark.parametrize("n", [2 * TILE, TILE * 5 // 4])
+@pytest.mark.parametrize("n", [pytest.param(2 * TILE, marks=pytest.mark.slow), TILE * 5 // 4])
 def test_tiles_are_one_batch(tiled, monkeypatch, n):
     rows, head = Batch(*(a[:n] for a in tiled)), sparse(tiled[0][:M])
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from test_training import make_problem, sample
 
-from ideareg.readout import Batch
 from ideareg.training import condition
 from ideareg.uncertainty import laplace, predict_covariance, predict_mean, predict_moments
 
@@ -21,10 +20,9 @@ def double_precision():
 class Case:
     """A model away from the identity, its posteriors, and points to predict at."""
 
-    def __init__(self, head, integrator="symplectic_euler", nu=0.5, weight=None):
+    def __init__(self, head, integrator="symplectic_euler", nu=0.5):
         rows = sample(outputs=2)
-        weight = np.array([2.0, 0.0] + 14 * [1.0]) if weight is None else weight
-        self.rows = rows._replace(weight=weight)
+        self.rows = rows._replace(weight=np.array([2.0, 0.0] + 14 * [1.0]))
         self.model = make_problem(head, integrator, rows=self.rows, nu=nu, size=0.7).model
         self.posterior = condition(self.model, self.rows)
         self.spread = laplace(self.model, self.posterior, self.rows)
@@ -110,17 +108,3 @@ def test_no_warp_adds_no_variance():
     still = Case("sparse", nu=np.inf)
     np.testing.assert_allclose(still.warp_variance(still.at), 0.0, atol=1e-15)
     assert not np.any(still.spread.stages) and still.spread.log_volume == 0
-
-
-def test_padding_is_inert(case):
-    X, Y, weight = case.rows
-    padded = Batch(
-        np.vstack([X, np.zeros((4, 2))]),
-        np.vstack([Y, np.ones((4, 2))]),
-        np.append(weight, 4 * [0.0]),
-    )
-    posterior = condition(case.model, padded)
-    spread = laplace(case.model, posterior, padded)
-    moments = predict_moments(case.model, posterior, spread, case.at)
-    for got, want in zip(moments, case.moments(case.at), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-7)

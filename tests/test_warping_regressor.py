@@ -17,12 +17,13 @@ from scipy.sparse import csr_matrix
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF
+from sklearn.gaussian_process.kernels import Matern
 from sklearn.kernel_ridge import KernelRidge
 
 import ideareg
 from ideareg import WarpingRegressor
 from ideareg import kernels as ik
+from ideareg.stack import in_chunks
 
 N = 40
 
@@ -85,22 +86,18 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("still", [{"nu": np.inf}, {"depth": 0}], ids=["nu", "depth"])
 def test_no_warp_is_the_kernel_machine(still):
-    noise = 0.05
+    noise, kernel = 0.05, Matern(nu=2.5)
     given = {"learn_head": False, "standardize": False, "noise": noise}
-    model = regressor(kernel=ik.Gaussian(1.3), **still, **given).fit(X, Y2)
+    model = regressor(**still, **given).fit(X, Y1)
     mean, std = model.predict(AT, return_std=True)
-    _, covariance = model.predict(AT, return_cov=True)
 
-    process = GaussianProcessRegressor(RBF(1.3), alpha=noise, optimizer=None).fit(X, Y2)
-    process_mean, process_covariance = process.predict(AT, return_cov=True)
+    process = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(X, Y1)
+    process_mean, process_std = process.predict(AT, return_std=True)
     np.testing.assert_allclose(mean, process_mean, atol=1e-8)
-    observed = process_covariance + noise * np.eye(len(AT))[..., None]
-    np.testing.assert_allclose(covariance, observed, atol=1e-8)
-    process_std = process.predict(AT, return_std=True)[1]
     np.testing.assert_allclose(std, np.sqrt(process_std**2 + noise), atol=1e-8)
 
-    ridge = KernelRidge(kernel="rbf", gamma=0.5 / 1.3**2, alpha=noise).fit(X, Y2)
-    np.testing.assert_allclose(mean, ridge.predict(AT), atol=1e-8)
+    ridge = KernelRidge(kernel="precomputed", alpha=noise).fit(kernel(X), Y1)
+    np.testing.assert_allclose(mean, ridge.predict(kernel(AT, X)), atol=1e-8)
     np.testing.assert_array_equal(model.transform(AT), AT)
 
 
@@ -130,7 +127,8 @@ def test_attributes(stack):
     assert stored["param_nu"].tolist() == [np.inf, 5.0, 0.5]
     assert stored["weight"].sum() == pytest.approx(1) == stack.warp_weights_.sum()
     assert (np.diff(stack.warp_weights_) <= 0).all()
-    assert stack.score_ >= stack.baseline_score_ == stored["mean_test_log_density"][0]
+    assert stack.baseline_score_ == pytest.approx(stored["mean_test_log_density"][0])
+    assert stack.score_ >= stack.baseline_score_ - 1e-12
     assert stack.n_iter_ == sum(ledger["iterations"] for ledger in stack.ledgers_)
 
 
@@ -217,7 +215,11 @@ def test_samples_have_the_moments_of_the_posterior(model):
 
 @pytest.mark.parametrize(
     "integrator",
-    ["symplectic_euler", pytest.param("implicit_midpoint", marks=pytest.mark.slow)],
+    [
+        "geodesic",
+        pytest.param("symplectic_euler", marks=pytest.mark.slow),
+        pytest.param("implicit_midpoint", marks=pytest.mark.slow),
+    ],
 )
 def test_transform_round_trip(integrator):
     model = regressor(integrator=integrator, nu=20.0).fit(X, Y1)
@@ -228,8 +230,8 @@ def test_transform_round_trip(integrator):
 
 def test_chunks_are_seamless(exact, monkeypatch):
     whole = answers(exact)
-    for place in ("stack.CHUNK", "stack.CHUNK_SPREAD", "estimators.warping.CHUNK"):
-        monkeypatch.setattr(f"ideareg.{place}", 3)
+    monkeypatch.setattr("ideareg.stack.CHUNK_SPREAD", 2)
+    monkeypatch.setattr(in_chunks, "__defaults__", (3,))
     for a, b in zip(answers(exact), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -265,11 +267,12 @@ def test_random_state_decides():
     assert (fitted(1) != fitted(2)).any()
 
 
-@pytest.mark.parametrize("n", [600, pytest.param(1100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [600, pytest.param(1300, marks=pytest.mark.slow)])
 def test_two_fits_agree_to_the_last_bit_in_tiles(n):
     A, b = table(n)
     first, second = (regressor(**SPARSE, max_iter=6).fit(A, b) for _ in range(2))
-    assert_same(first, second)
+    np.testing.assert_array_equal(first.predict(AT), second.predict(AT))
+    np.testing.assert_array_equal(first.momentum_, second.momentum_)
 
 
 def test_copies_say_the_same(model):
@@ -398,7 +401,11 @@ def test_frames_and_names(exact, frame):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kernel": ik.Gaussian(0.5) + 0.3 * ik.Linear(), "warp_kernel": ik.Matern52([1.0, 2.0])},
+        {
+            "kernel": ik.Gaussian(0.5) + 0.3 * ik.Linear(),
+            "warp_kernel": ik.Gaussian([1.0, 2.0]),
+            "integrator": "symplectic_euler",
+        },
         pytest.param(
             {"warp_kernel": ik.Separable(ik.Gaussian(), [[1.0, 0.3], [0.3, 1.0]]), **SPARSE},
             marks=pytest.mark.slow,
@@ -430,7 +437,7 @@ def cauchy(x, y):
 
 
 def test_a_kernel_of_the_users_own(tmp_path):
-    model = regressor(kernel=cauchy, warp_kernel=cauchy).fit(X, Y1)
+    model = regressor(kernel=cauchy, warp_kernel=cauchy, integrator="rk4").fit(X, Y1)
     assert model.score(X, Y1) > 0.9
     assert np.isfinite(model.predict(AT, return_std=True)).all()
     with pytest.raises(TypeError, match="save: kernel holds a function of your own"):

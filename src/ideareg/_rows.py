@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
@@ -19,6 +20,8 @@ Floats = NDArray[np.float64]
 COARSE_BUCKETS = 1024
 SMALLEST_BUCKET = 32
 CENTRE_ITERATIONS = 25
+# Exponents below this are taken to be 0, where the power is a logarithm.
+TINY_POWER = 1e-6
 
 
 class Rows(NamedTuple):
@@ -55,33 +58,89 @@ def canonical(X: Floats, Y: Floats, weight: Floats) -> Rows:
 
 
 class Scaling(NamedTuple):
-    """A weighted affine map to mean 0 and deviation 1, one per column; constants map to 0."""
+    """A monotone map per column to mean 0 and deviation 1; constant columns map to 0.
 
+    A Yeo-Johnson power, which takes the skew out of a column, then an affine map. Powers between 0
+    and 2 make it a bijection of the line, so it can be undone wherever a flow may have led.
+    """
+
+    power: Floats
     mean: Floats
     scale: Floats
     varies: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, A: Floats, weight: Floats, *, centre: bool = True) -> Scaling:
-        """Measure the columns of ``A`` (n, d); without ``centre`` the map is the identity."""
+    def of(cls, A: Floats, weight: Floats, *, centre: bool = True, bend: bool = False) -> Scaling:
+        """Measure the columns of ``A`` (n, d).
+
+        Without ``bend`` all powers are 1; without ``centre`` the map is the identity.
+        """
         columns = A.shape[1]
+        power, mean, scale = np.ones(columns), np.zeros(columns), np.ones(columns)
+        varies = np.ones(columns, dtype=bool)
         if not centre:
-            return cls(np.zeros(columns), np.ones(columns), np.ones(columns, dtype=bool))
+            return cls(power, mean, scale, varies)
         share = weight / weight.sum()
+        if bend:
+            power = np.array([_straightest_power(column, share) for column in A.T])
+            A = yeo_johnson(A, power)
         mean = share @ A
         deviation = np.sqrt(share @ (A - mean) ** 2)
         # A column whose spread is only rounding counts as constant.
         varies = deviation > 10 * np.finfo(float).eps * np.maximum(np.abs(mean), 1e-300)
         # The mean of a constant is that constant, not what a rounded sum makes of it.
-        return cls(np.where(varies, mean, A[0]), np.where(varies, deviation, 1.0), varies)
+        mean = np.where(varies, mean, A[0])
+        return cls(power, mean, np.where(varies, deviation, 1.0), varies)
 
     def forward(self, A: Floats) -> Floats:
         """Standardise the rows of ``A``."""
-        return np.where(self.varies, (A - self.mean) / self.scale, 0.0)
+        return np.where(self.varies, (yeo_johnson(A, self.power) - self.mean) / self.scale, 0.0)
 
     def backward(self, A: Floats) -> Floats:
         """Undo `forward`; a constant column gets its constant back."""
-        return np.where(self.varies, A * self.scale, 0.0) + self.mean
+        bent = np.where(self.varies, A * self.scale, 0.0) + self.mean
+        return yeo_johnson_inverse(bent, self.power)
+
+
+def yeo_johnson(A: Floats, power: Floats) -> Floats:
+    r"""Return :math:`((1+x)^\lambda-1)/\lambda` for x >= 0, and its mirror image with 2 - λ below.
+
+    One power between 0 and 2 per column; 1 is the identity, to the last bit.
+
+    Examples
+    --------
+    >>> yeo_johnson(np.array([[0.0, 3.0]]), np.array([1.0, 0.5])).tolist()
+    [[0.0, 2.0]]
+    """
+    size = np.abs(A)
+    exponent = np.where(A >= 0, power, 2 - power)
+    safe = np.where(exponent > TINY_POWER, exponent, 1.0)
+    log = np.log1p(size)
+    bent = np.where(exponent > TINY_POWER, np.expm1(safe * log) / safe, log)
+    return np.where(power == 1, A, np.copysign(bent, A))
+
+
+def yeo_johnson_inverse(A: Floats, power: Floats) -> Floats:
+    """Undo `yeo_johnson`."""
+    size = np.abs(A)
+    exponent = np.where(A >= 0, power, 2 - power)
+    safe = np.where(exponent > TINY_POWER, exponent, 1.0)
+    log = np.where(exponent > TINY_POWER, np.log1p(safe * size) / safe, size)
+    return np.where(power == 1, A, np.copysign(np.expm1(log), A))
+
+
+def _straightest_power(x: Floats, share: Floats) -> float:
+    """Return the power of greatest likelihood for a normal column."""
+    if x.min() == x.max():
+        return 1.0
+    slope = share @ (np.sign(x) * np.log1p(np.abs(x)))
+
+    def negative(power: float) -> float:
+        bent = yeo_johnson(x[:, None], np.array([power]))[:, 0]
+        variance = share @ (bent - share @ bent) ** 2
+        return float(0.5 * np.log(max(variance, 1e-300)) - (power - 1) * slope)
+
+    return float(minimize_scalar(negative, bounds=(0, 2), method="bounded").x)
 
 
 def bucket(n: int) -> int:

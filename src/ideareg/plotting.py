@@ -6,7 +6,6 @@ where it is used. Colours are from the set of Okabe and Ito, told apart by colou
 
 from __future__ import annotations
 
-import copy
 import importlib
 import io
 import math
@@ -219,14 +218,8 @@ def moving(model: Any) -> Any:
 
     The heaviest of a stack may be the head alone, and ``transform`` is that of the first.
     """
-    warps = getattr(model, "warps_", [])
-    found = [warp for warp in warps if math.isfinite(warp.nu)]
-    if not found or found[0] is warps[0]:
-        return model
-    other = copy.copy(model)
-    other.warps_ = found[:1]
-    other._describe_warps()
-    return other
+    moves = [math.isfinite(warp.nu) for warp in getattr(model, "warps_", [])]
+    return model.member(moves.index(True)) if any(moves) and not moves[0] else model
 
 
 def warped_space(

@@ -290,10 +290,15 @@ def fit_warps(
             problem = _continue_from(problem, selection.descents[j].model)
             share = CONTINUED
         descent = fit("fit", problem, share)
-        warps.append(_finish(descent, problem, candidate.nu, float(weight)))
         iterations += descent.iterations
         result = max(result, descent.result)
-        if descent.result is Result.interrupted:
+        try:
+            warps.append(_finish(descent, problem, candidate.nu, float(weight)))
+        except KeyboardInterrupt:
+            # The descent is worth more than the moment it takes to finish.
+            warps.append(_finish(descent, problem, candidate.nu, float(weight)))
+            result = Result.interrupted
+        if result is Result.interrupted:
             break
     return Fitted(_by_weight(warps), selection, weights, result, iterations)
 

@@ -128,7 +128,10 @@ def cross_validate(
             descents.append(descent)
             if descent.result is Result.interrupted:
                 return outcome(np.zeros(len(problems)), descent)
-            score = held_out_density(descent, rows, problem.rows)[:n]
+            try:
+                score = held_out_density(descent, rows, problem.rows)[:n]
+            except KeyboardInterrupt:
+                return outcome(np.zeros(len(problems)), descent)
             density[fold == k, j] = np.where(np.isfinite(score), score, WORST)[fold == k]
     judged = fold >= 0
     return outcome(stacking_weights(density[judged], weight[:n][judged]), None)

@@ -212,11 +212,8 @@ class _Tracker:
     def see(self, theta: Vector, value: float, gradient: Vector, parts: Parts) -> Any:
         """Take note of an evaluation; where it is not finite, tell the line search to come back."""
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
-            if not np.isfinite(self.best_value):
-                return 0.0, np.zeros_like(theta)  # nowhere to come back to: the descent ends
-            # As if J rose as steeply as it fell before: the next trial is a fraction of this one.
-            rise = abs(float(self.best_gradient @ (theta - self.best)))
-            return self.best_value + rise, -self.best_gradient
+            ceiling = self.best_value if np.isfinite(self.best_value) else 0.0
+            return ceiling + 1e3 * (1 + abs(ceiling)), np.zeros_like(theta)
         if value < self.best_value:
             self.best, self.best_value, self.best_gradient = theta.copy(), value, gradient
             self.latest = {

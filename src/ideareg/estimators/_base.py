@@ -56,6 +56,18 @@ def scoped(method: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+@contextlib.contextmanager
+def fit_task(estimator: Any, X: Any, y: Any) -> Iterator[Any]:
+    """Tell scikit-learn's callbacks that a fit begins and ends; yield None where there are none."""
+    if not hasattr(estimator, "_skl_callbacks"):
+        yield None
+        return
+    context = estimator._init_callback_context(max_subtasks=None)
+    context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
+    yield context
+    context.call_on_fit_task_end(estimator=estimator, X=X, y=y, reconstruction_attributes={})
+
+
 class Progress:
     """A bar on a terminal, callbacks of scikit-learn and of the user; silent otherwise."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from os import PathLike
 from typing import Any
@@ -19,10 +20,11 @@ from sklearn.utils.validation import (
 
 from ideareg._rows import Rows, Scaling, canonical, pad
 from ideareg._types import Result
-from ideareg.estimators._attributes import store
+from ideareg.estimators._attributes import describe_warps, store
 from ideareg.estimators._base import (
     CallbackSupportMixin,
     Progress,
+    fit_task,
     random_stream,
     scoped,
     with_callbacks,
@@ -103,6 +105,8 @@ class WarpingRegressor(
         learned, the value at the start. None means 0.1.
     standardize : bool, default=True
         Work in units of each column's standard deviation.
+    power : bool, default=True
+        Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
     n_warps : int, default=3
         Warps in the stack at most; 1 gives a single flow to look at.
     cv : int, default=3
@@ -150,8 +154,6 @@ class WarpingRegressor(
         Noise variance of the heaviest warp, in units of the standardised target.
     n_iter_ : int
         Iterations of the final descents together.
-    n_features_in_, feature_names_in_
-        As in scikit-learn.
 
     References
     ----------
@@ -163,8 +165,7 @@ class WarpingRegressor(
     >>> import numpy as np
     >>> from ideareg import WarpingRegressor
     >>> X = np.linspace(-1, 1, 60)[:, None]
-    >>> y = np.tanh(20 * X[:, 0])
-    >>> model = WarpingRegressor(nu=1.0, max_iter=30, random_state=0).fit(X, y)
+    >>> model = WarpingRegressor(nu=1.0, max_iter=30).fit(X, np.tanh(20 * X[:, 0]))
     >>> mean, std = model.predict([[0.5]], return_std=True)
     >>> abs(mean[0] - 1) < 0.05
     True
@@ -186,6 +187,7 @@ class WarpingRegressor(
         learn_head: bool = True,
         noise: float | None = None,
         standardize: bool = True,
+        power: bool = True,
         n_warps: int = 3,
         cv: int = 3,
         selection_rows: int = 5_000,
@@ -209,6 +211,7 @@ class WarpingRegressor(
         self.learn_head = learn_head
         self.noise = noise
         self.standardize = standardize
+        self.power = power
         self.n_warps = n_warps
         self.cv = cv
         self.selection_rows = selection_rows
@@ -250,26 +253,21 @@ class WarpingRegressor(
             raise ValueError("sample_weight: every weight is zero; at least one must be positive.")
         self._one_output = y.ndim == 1
         rows = canonical(X, y.reshape(len(y), -1), weight)
-        self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize)
+        self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize, bend=self.power)
         self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize)
         rows = Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
         start = getattr(self, "warps_", None) if self.warm_start else None
         pool = candidates(settings, len(rows))
         descents = len(pool) * (settings.cv + 1) if start is None and len(pool) > 1 else 1
-        context = None
-        if hasattr(self, "_init_callback_context"):
-            context = self._init_callback_context(max_subtasks=None)
-            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        progress = Progress(
-            self, (X, y), total=descents * settings.max_iter, visible=bool(self.verbose),
-            context=context if hasattr(self, "_skl_callbacks") else None, callback=self.callback,
-        )  # fmt: skip
-        with progress:
-            random = random_stream(self.random_state)
-            fitted = fit_warps(rows, settings, random, start=start, report=progress)
-        store(self, fitted)
-        if context is not None:
-            context.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes={})
+        with fit_task(self, X, y) as context:
+            progress = Progress(
+                self, (X, y), total=descents * settings.max_iter, visible=bool(self.verbose),
+                context=context, callback=self.callback,
+            )  # fmt: skip
+            with progress:
+                random = random_stream(self.random_state)
+                fitted = fit_warps(rows, settings, random, start=start, report=progress)
+            store(self, fitted)
         return self
 
     def _validated(self, X: ArrayLike) -> Floats:
@@ -390,15 +388,26 @@ class WarpingRegressor(
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[Any]:
         """Return ``warped(<name>)`` for every input."""
-        check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)
         return np.asarray([f"warped({name})" for name in names], dtype=object)
 
+    def member(self, index: int = 0) -> WarpingRegressor:
+        """Return one warp of the stack as a fitted model of its own, heaviest first.
+
+        Raises
+        ------
+        IndexError
+            If the stack has no such member.
+        """
+        check_is_fitted(self)
+        one = copy.copy(self)
+        one.warps_ = [self.warps_[index]._replace(weight=1.0)]
+        describe_warps(one)
+        return one
+
     @scoped
-    def warping_kernel(
-        self, X1: ArrayLike, X2: ArrayLike | None = None, *, warp: int = 0
-    ) -> Floats:
-        r"""Return the data-dependent kernel :math:`K(\varphi(x), \varphi(x'))` of one warp.
+    def warping_kernel(self, X1: ArrayLike, X2: ArrayLike | None = None) -> Floats:
+        r"""Return the kernel :math:`K(\varphi(x), \varphi(x'))` of the heaviest warp.
 
         Ridge regression with this kernel and ridge ``noise_`` on the standardised target is what
         `predict` does where the stack is one warp. With a sparse head it is the Nyström kernel.
@@ -407,15 +416,13 @@ class WarpingRegressor(
         ----------
         X1, X2 : array-like of shape (n1, n_features) and (n2, n_features)
             ``None`` for X2 means X1.
-        warp : int, default=0
-            Which warp of the stack, heaviest first.
 
         Returns
         -------
         ndarray of shape (n1, n2)
         """
         check_is_fitted(self)
-        fitted = self.warps_[warp]
+        fitted = self.warps_[0]
         sides = [X1, X1 if X2 is None else X2]
         q1, q2 = (np.asarray(_carry(fitted.model.warp, self._inputs(X))[0]) for X in sides)
         return np.asarray(_similarity(fitted.model, q1, q2))
