@@ -6,6 +6,7 @@ and whether a row is repeated k times or carries weight k.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -133,12 +134,12 @@ def _straightest_power(x: Floats, share: Floats) -> float:
     """Return the power of greatest likelihood for a normal column."""
     if x.min() == x.max():
         return 1.0
-    slope = share @ (np.sign(x) * np.log1p(np.abs(x)))
+    slope = float(share @ (np.sign(x) * np.log1p(np.abs(x))))
 
     def negative(power: float) -> float:
         bent = yeo_johnson(x[:, None], np.array([power]))[:, 0]
-        variance = share @ (bent - share @ bent) ** 2
-        return float(0.5 * np.log(max(variance, 1e-300)) - (power - 1) * slope)
+        variance = float(share @ (bent - share @ bent) ** 2)
+        return 0.5 * math.log(max(variance, 1e-300)) - (power - 1) * slope
 
     return float(minimize_scalar(negative, bounds=(0, 2), method="bounded").x)
 
