@@ -15,7 +15,7 @@ from ideareg import WarpingRegressor, cli, load, persistence
 
 FAILED = 2
 # A fit is mostly compilation, once per shape: most of those here have 60 rows and 6 columns.
-QUICK = {"max_iter": 3, "n_control_points": 4, "cv": 2, "nu": (np.inf, 1.0)}
+QUICK = {"max_iter": 3, "n_control_points": 4, "n_folds": 2, "nu": (np.inf, 1.0)}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -58,7 +58,7 @@ def fit():
     )
     table["cost $"] = table["cost $"].where(table.index % 7 > 0)
     y = np.tanh(table["age <script>"].to_numpy() - 50)
-    settings = {"max_iter": 3, "n_control_points": 4, "cv": 2, "random_state": 0}
+    settings = {"max_iter": 3, "n_control_points": 4, "n_folds": 2, "random_state": 0}
     return (
         table,
         y,

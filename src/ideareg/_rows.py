@@ -17,12 +17,13 @@ from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 
-# Buckets up to this size are powers of two or 1.5 times one; larger ones step by quarters.
-COARSE_BUCKETS = 1024
-SMALLEST_BUCKET = 32
+# Buckets up to the first size are powers of two, then also 1.5 times one, then steps of quarters.
+COARSEST_BUCKETS, COARSE_BUCKETS = 256, 1024
+SMALLEST_BUCKET = 64
 CENTRE_ITERATIONS = 25
 # Exponents below this are taken to be 0, where the power is a logarithm.
 TINY_POWER = 1e-6
+UNIT_QUANTILE = 0.1
 
 
 class Rows(NamedTuple):
@@ -62,9 +63,12 @@ class Scaling(NamedTuple):
     """A monotone map per column to mean 0 and deviation 1; constant columns map to 0.
 
     A Yeo-Johnson power, which takes the skew out of a column, then an affine map. Powers between 0
-    and 2 make it a bijection of the line, so it can be undone wherever a flow may have led.
+    and 2 make it a bijection of the line, so it can be undone wherever a flow may have led. The
+    power acts on multiples of ``unit``, the size of the column's small entries: metres or
+    kilometres are the same.
     """
 
+    unit: Floats
     power: Floats
     mean: Floats
     scale: Floats
@@ -77,30 +81,32 @@ class Scaling(NamedTuple):
         Without ``bend`` all powers are 1; without ``centre`` the map is the identity.
         """
         columns = A.shape[1]
-        power, mean, scale = np.ones(columns), np.zeros(columns), np.ones(columns)
+        unit, power, mean, scale = (fill(columns) for fill in (np.ones, np.ones, np.zeros, np.ones))
         varies = np.ones(columns, dtype=bool)
         if not centre:
-            return cls(power, mean, scale, varies)
+            return cls(unit, power, mean, scale, varies)
         share = weight / weight.sum()
         if bend:
-            power = np.array([_straightest_power(column, share) for column in A.T])
-            A = yeo_johnson(A, power)
+            unit = np.array([_unit(column, share) for column in A.T])
+            power = np.array([_straightest_power(x, share) for x in (A / unit).T])
+            A = yeo_johnson(A / unit, power)
         mean = share @ A
         deviation = np.sqrt(share @ (A - mean) ** 2)
         # A column whose spread is only rounding counts as constant.
         varies = deviation > 10 * np.finfo(float).eps * np.maximum(np.abs(mean), 1e-300)
         # The mean of a constant is that constant, not what a rounded sum makes of it.
         mean = np.where(varies, mean, A[0])
-        return cls(power, mean, np.where(varies, deviation, 1.0), varies)
+        return cls(unit, power, mean, np.where(varies, deviation, 1.0), varies)
 
     def forward(self, A: Floats) -> Floats:
         """Standardise the rows of ``A``."""
-        return np.where(self.varies, (yeo_johnson(A, self.power) - self.mean) / self.scale, 0.0)
+        bent = yeo_johnson(A / self.unit, self.power)
+        return np.where(self.varies, (bent - self.mean) / self.scale, 0.0)
 
     def backward(self, A: Floats) -> Floats:
         """Undo `forward`; a constant column gets its constant back."""
         bent = np.where(self.varies, A * self.scale, 0.0) + self.mean
-        return yeo_johnson_inverse(bent, self.power)
+        return self.unit * yeo_johnson_inverse(bent, self.power)
 
 
 def yeo_johnson(A: Floats, power: Floats) -> Floats:
@@ -130,6 +136,17 @@ def yeo_johnson_inverse(A: Floats, power: Floats) -> Floats:
     return np.where(power == 1, A, np.copysign(np.expm1(log), A))
 
 
+def _unit(x: Floats, share: Floats) -> float:
+    """Return the lowest decile of the sizes of the entries that are not zero."""
+    size = np.abs(x)
+    order = np.argsort(size, kind="stable")
+    order = order[size[order] > 0]
+    if not len(order):
+        return 1.0
+    below = np.cumsum(share[order])
+    return float(size[order[np.searchsorted(below, UNIT_QUANTILE * below[-1])]])
+
+
 def _straightest_power(x: Floats, share: Floats) -> float:
     """Return the power of greatest likelihood for a normal column."""
     if x.min() == x.max():
@@ -151,7 +168,7 @@ def bucket(n: int) -> int:
         size *= 2
     if size > COARSE_BUCKETS:
         steps = [size // 8 * k for k in (5, 6, 7, 8)]
-    elif size > SMALLEST_BUCKET:
+    elif size > COARSEST_BUCKETS:
         steps = [size // 4 * 3, size]
     else:
         steps = [size]
@@ -160,7 +177,7 @@ def bucket(n: int) -> int:
 
 def column_bucket(d: int) -> int:
     """Return the padded number of columns for ``d``: a zero column is inert in every kernel."""
-    return next(s for s in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, d) if s >= d)
+    return next(s for s in (4, 8, 16, 24, 32, 48, 64, d) if s >= d)
 
 
 def pad(A: Floats, size: int, axis: int = 0) -> Floats:

@@ -72,7 +72,7 @@ class Settings:
     noise: float | None
     learn_head: bool
     n_warps: int
-    cv: int
+    n_folds: int
     selection_rows: int
     max_iter: int
     tol: float
@@ -257,7 +257,7 @@ def fit_warps(
     """
     seed, n = int(random.randint(2**31 - 1)), len(rows)
     pool = candidates(settings, n)
-    capacity = max(c.control_points for c in pool)
+    capacity = _capacity(settings, n)
 
     def fit(stage: str, problem: Problem, share: float = 1.0) -> Descent:
         def tell(iteration: int, record: dict[str, float]) -> bool | None:
@@ -303,6 +303,15 @@ def fit_warps(
     return Fitted(_by_weight(warps), selection, weights, result, iterations)
 
 
+def _capacity(settings: Settings, n: int) -> int:
+    """Return the padded number of control points: one for all candidates, whatever the rows."""
+    if settings.control_rows:
+        return n
+    if settings.depth == 0 or not np.isfinite(settings.nu).any():
+        return 1
+    return max(settings.n_control_points or (FEW_POINTS if n <= FOLDED_ROWS else MANY_POINTS,))
+
+
 def _select(
     rows: Rows,
     settings: Settings,
@@ -320,7 +329,7 @@ def _select(
     if len(rows) > FOLDED_ROWS:
         fold = hold_out(len(rows), HELD_OUT, random)
     else:
-        fold = folds(len(rows), min(settings.cv, len(rows)), random)
+        fold = folds(len(rows), min(settings.n_folds, len(rows)), random)
     return cross_validate(problems, fold, fit=lambda problem: fit("select", problem))
 
 

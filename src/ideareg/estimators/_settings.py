@@ -33,7 +33,7 @@ HEADS = ("auto", "exact", "sparse")
 
 def read_settings(model: Any) -> Settings:
     """Check the parameters of an estimator and return them in their final types."""
-    positive = {"n_warps": 1, "cv": 2, "selection_rows": 10, "max_iter": 1}
+    positive = {"n_warps": 1, "n_folds": 2, "selection_rows": 10, "max_iter": 1}
     for name, least in {**positive, "depth": 0}.items():
         _check_integer(name, getattr(model, name), least)
     if model.n_inducing is not None:
@@ -82,7 +82,7 @@ def read_settings(model: Any) -> Settings:
         noise=None if model.noise is None else float(model.noise),
         learn_head=bool(model.learn_head),
         n_warps=int(model.n_warps),
-        cv=int(model.cv),
+        n_folds=int(model.n_folds),
         selection_rows=int(model.selection_rows),
         max_iter=int(model.max_iter),
         tol=float(model.tol),

@@ -109,7 +109,7 @@ class WarpingRegressor(
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
     n_warps : int, default=3
         Warps in the stack at most; 1 gives a single flow to look at.
-    cv : int, default=3
+    n_folds : int, default=3
         Folds of the selection up to 2000 rows. Above, one tenth is held out instead, and the
         selected fits are gone on from with all rows.
     selection_rows : int, default=5000
@@ -189,7 +189,7 @@ class WarpingRegressor(
         standardize: bool = True,
         power: bool = True,
         n_warps: int = 3,
-        cv: int = 3,
+        n_folds: int = 3,
         selection_rows: int = 5_000,
         max_iter: int = 160,
         tol: float = 1e-4,
@@ -213,7 +213,7 @@ class WarpingRegressor(
         self.standardize = standardize
         self.power = power
         self.n_warps = n_warps
-        self.cv = cv
+        self.n_folds = n_folds
         self.selection_rows = selection_rows
         self.max_iter = max_iter
         self.tol = tol
@@ -258,7 +258,7 @@ class WarpingRegressor(
         rows = Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
         start = getattr(self, "warps_", None) if self.warm_start else None
         pool = candidates(settings, len(rows))
-        descents = len(pool) * (settings.cv + 1) if start is None and len(pool) > 1 else 1
+        descents = len(pool) * (settings.n_folds + 1) if start is None and len(pool) > 1 else 1
         with fit_task(self, X, y) as context:
             progress = Progress(
                 self, (X, y), total=descents * settings.max_iter, visible=bool(self.verbose),
