@@ -84,7 +84,7 @@ def test_buckets_are_few_and_waste_little():
     sizes = [bucket(n) for n in range(1, 20000)]
     assert all(n <= size for n, size in enumerate(sizes, 1))
     assert sizes == sorted(sizes) and len(set(sizes)) < 40
-    assert all(size <= 1.5 * n + 1 for n, size in enumerate(sizes, 1) if n > 32)
+    assert all(size <= 1.5 * n + 1 for n, size in enumerate(sizes, 1) if n > 256)
 
 
 def test_column_buckets_cover_every_width():

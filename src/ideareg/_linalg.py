@@ -247,4 +247,16 @@ def fixed_point(
         return jax.lax.custom_linear_solve(linear, b, krylov, transpose_solve=krylov)
 
     z, converged = jax.lax.custom_root(residual, z0, solve, tangent_solve, has_aux=True)
-    return z, converged > 0
+    return jax.tree.map(lambda leaf: _trusted(leaf, converged), z), converged > 0
+
+
+@jax.custom_jvp
+def _trusted(z: Array, converged: Array) -> Array:
+    """Return ``z``; its derivative is NaN unless ``converged``."""
+    return z
+
+
+@_trusted.defjvp
+def _trusted_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    z, converged = primals
+    return z, tangents[0] * jnp.where(converged > 0, 1.0, jnp.nan).astype(z.dtype)

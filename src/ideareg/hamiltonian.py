@@ -63,7 +63,7 @@ class Hamiltonian(eqx.Module):
 
     def drift(self, state: State) -> Points:
         r"""Return :math:`\dot q = H_p = \Gamma(q,q)p + rp`, shape (n, d)."""
-        return self.kernel.apply(state.q, None, state.p) + self.nugget * state.p
+        return self.kernel.apply(state.q, None, state.p) + self._nugget(state) * state.p
 
     def force(self, state: State) -> Momenta:
         r"""Return :math:`\dot p = -H_q`, shape (n, d)."""
@@ -82,7 +82,11 @@ class Hamiltonian(eqx.Module):
         """
         v, pull_back = jax.vjp(lambda x: self.velocity(x, state), state.q)
         (pulled,) = pull_back(state.p)
-        return State(v + self.nugget * state.p, -pulled)
+        return State(v + self._nugget(state) * state.p, -pulled)
+
+    def _nugget(self, state: State) -> Scalar:
+        # In the precision of the state, whatever that of the number.
+        return jnp.asarray(self.nugget, state.p.dtype)
 
 
 def linear_momentum(state: State) -> Point:

@@ -111,14 +111,15 @@ def shoot(
             "state0 needs positions q and momenta p of one shape (n, d), got "
             f"{state0.q.shape} and {state0.p.shape}."
         )
-    numbers = [leaf for leaf in jax.tree.leaves(ham) if eqx.is_inexact_array(leaf)]
-    dtype = jnp.result_type(state0.q, state0.p, *numbers)
+    # The precision of the state is that of the flow, whatever that of the kernel's numbers.
+    dtype = jnp.result_type(state0.q, state0.p)
     state0 = jax.tree.map(lambda leaf: leaf.astype(dtype), state0)
     h = jnp.asarray(horizon, dtype) / max(depth, 1)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # a loop body has nothing to share
     def layer(state: State, _: None) -> tuple[State, tuple[State, Stages, Flag]]:
         new, stages, converged = integrator.advance(ham, state, h)
+        new = jax.tree.map(lambda leaf: leaf.astype(dtype), new)
         return new, (new, stages, converged)
 
     _, (later, stages, converged) = jax.lax.scan(layer, state0, length=depth)

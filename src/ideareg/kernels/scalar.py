@@ -25,7 +25,8 @@ def rescale(owner: object, X: Array, length_scale: Array) -> Array:
             f"{type(owner).__name__}: length_scale has shape {length_scale.shape} but points have "
             f"{X.shape[-1]} coordinates; give one number, or one per coordinate."
         )
-    return X / length_scale
+    # In the precision of the points, whatever that of the kernel.
+    return X / jnp.asarray(length_scale, X.dtype)
 
 
 def root(s2: Array) -> Array:
