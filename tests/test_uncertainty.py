@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from test_training import make_problem, sample
 
-from ideareg.training import condition
-from ideareg.uncertainty import laplace, predict_covariance, predict_mean, predict_moments
+from ideareg.uncertainty import conclude, predict_covariance, predict_mean, predict_moments
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +23,12 @@ class Case:
         rows = sample(outputs=2)
         self.rows = rows._replace(weight=np.array([2.0, 0.0] + 14 * [1.0]))
         self.model = make_problem(head, integrator, rows=self.rows, nu=nu, size=0.7).model
-        self.posterior = condition(self.model, self.rows)
-        self.spread = laplace(self.model, self.posterior, self.rows)
+        self.fitted = conclude(self.model, self.rows)
+        self.posterior, self.spread = self.fitted.posterior, self.fitted.spread
         self.at = sample(6, seed=7).X
 
     def moments(self, at):
-        return predict_moments(self.model, self.posterior, self.spread, at)
+        return predict_moments(self.fitted, at)
 
     def warp_variance(self, at):
         """What the warp adds to the variance of the head."""
@@ -85,8 +84,8 @@ def test_precision_and_variance_match_dense_algebra(case):
 
 def test_moments_mean_and_covariance_agree(case):
     mean, variance = case.moments(case.at)
-    covariance = predict_covariance(case.model, case.posterior, case.spread, case.at)
-    np.testing.assert_allclose(mean, predict_mean(case.model, case.posterior, case.at), atol=1e-12)
+    covariance = predict_covariance(case.fitted, case.at)
+    np.testing.assert_allclose(mean, predict_mean(case.fitted, case.at), atol=1e-12)
     np.testing.assert_allclose(variance, jnp.diagonal(covariance, axis1=1, axis2=2).T, atol=1e-10)
     for each in covariance:
         np.testing.assert_allclose(each, each.T, atol=1e-12)
@@ -100,7 +99,7 @@ def test_precision_only_exceeds_that_of_the_prior(case):
 def test_more_data_leave_less_variance(case):
     """Weights a hundredfold: the momentum is known better."""
     rows = case.rows._replace(weight=100 * case.rows.weight)
-    sharp = laplace(case.model, case.posterior, rows)
+    sharp = conclude(case.model, rows).spread
     assert sharp.log_volume > case.spread.log_volume
 
 

@@ -201,7 +201,7 @@ def test_samples_have_the_moments_of_the_posterior(model):
     draws = model.sample_y(AT, 4000, random_state=0)
     mean, covariance = model.predict(AT, return_cov=True)
     scale = np.atleast_1d(model._scale_y.scale) ** 2
-    noise = sum(w.weight * float(w.posterior.noise) for w in model.warps_)
+    noise = sum(w.weight * float(w.predictor.posterior.noise) for w in model.warps_)
     for o in range(len(scale)):
         pick = (slice(None), o) if draws.ndim == 3 else slice(None)
         m, C = (mean[:, o], covariance[..., o]) if draws.ndim == 3 else (mean, covariance)

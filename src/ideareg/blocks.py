@@ -96,11 +96,16 @@ class Warp(eqx.Module):
         """Carry the points X, shape (n, d), along the flow."""
         return X if self.depth == 0 else self.along(self.trajectory())(X)
 
+    def back_along(self, trajectory: Trajectory) -> Callable[[Points], Solution[Points]]:
+        """Return the inverse of the map of passive points that goes with ``trajectory``."""
+        if self.depth == 0:
+            return lambda Y: Solution(Y, jnp.asarray(Result.converged), {})
+        ham = self.hamiltonian
+        return lambda Y: inverse_transport(ham, self.integrator, trajectory, Y)
+
     def inverse(self, Y: Points) -> Solution[Points]:
         """Return the points that the flow carries to Y."""
-        if self.depth == 0:
-            return Solution(Y, jnp.asarray(Result.converged), {})
-        return inverse_transport(self.hamiltonian, self.integrator, self.trajectory(), Y)
+        return self.back_along(self.trajectory())(Y)
 
 
 def action(warp: Warp) -> Scalar:

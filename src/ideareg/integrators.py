@@ -184,34 +184,38 @@ class RK4(AbstractIntegrator):
 
     def advance(
         self, ham: Hamiltonian, state: State, h: Scalar | float
-    ) -> tuple[State, tuple[State, State, State, State], Flag]:
+    ) -> tuple[State, State, Flag]:
         """Combine the field at four stages."""
-        k1 = ham.field(state)
-        second = move(state, h / 2, k1)
-        k2 = ham.field(second)
-        third = move(state, h / 2, k2)
-        k3 = ham.field(third)
-        fourth = move(state, h, k3)
-        rate = jax.tree.map(_simpson, k1, k2, k3, ham.field(fourth))
-        return move(state, h, rate), (state, second, third, fourth), jnp.array(True)
 
-    def carry(
-        self,
-        ham: Hamiltonian,
-        stages: tuple[State, State, State, State],
-        x: Rows,
-        h: Scalar | float,
-    ) -> Rows:
+        def stage(k: State, a: Scalar) -> tuple[State, tuple[State, State]]:
+            here = move(state, h * a, k)
+            k = ham.field(here)
+            return k, (here, k)
+
+        still = jax.tree.map(jnp.zeros_like, state)
+        _, (stages, rates) = jax.lax.scan(stage, still, jnp.asarray(_REACH, state.q.dtype))
+        rate = jax.tree.map(_simpson, rates)
+        return move(state, h, rate), stages, jnp.array(True)
+
+    def carry(self, ham: Hamiltonian, stages: State, x: Rows, h: Scalar | float) -> Rows:
         """Combine the velocity of x at the same four stages."""
-        first, second, third, fourth = stages
-        k1 = ham.velocity(x, first)
-        k2 = ham.velocity(x + h / 2 * k1, second)
-        k3 = ham.velocity(x + h / 2 * k2, third)
-        return x + h * _simpson(k1, k2, k3, ham.velocity(x + h * k3, fourth))
+
+        def stage(k: Rows, at: tuple[Scalar, State]) -> tuple[Rows, Rows]:
+            a, here = at
+            k = ham.velocity(x + h * a * k, here)
+            return k, k
+
+        reach = jnp.asarray(_REACH, x.dtype)
+        _, rates = jax.lax.scan(stage, jnp.zeros_like(x), (reach, stages))
+        return x + h * _simpson(rates)
 
 
-def _simpson(k1: jax.Array, k2: jax.Array, k3: jax.Array, k4: jax.Array) -> jax.Array:
-    return (k1 + 2 * (k2 + k3) + k4) / 6
+# How far along the step each stage of RK4 lies, in the direction of the stage before.
+_REACH = (0.0, 0.5, 0.5, 1.0)
+
+
+def _simpson(k: jax.Array) -> jax.Array:
+    return (k[0] + 2 * (k[1] + k[2]) + k[3]) / 6
 
 
 class Leapfrog(AbstractIntegrator):
@@ -263,8 +267,13 @@ class Geodesic(AbstractIntegrator):
         self, ham: Hamiltonian, state: State, h: Scalar | float
     ) -> tuple[State, State, Flag]:
         """Take two Runge-Kutta steps and keep the state between them."""
-        middle, _, _ = RK4().advance(ham, state, h / 2)
-        new, _, _ = RK4().advance(ham, middle, h / 2)
+
+        def half(state: State, _: None) -> tuple[State, State]:
+            new = RK4().advance(ham, state, h / 2)[0]
+            return new, new
+
+        new, states = jax.lax.scan(half, state, length=2)
+        middle = jax.tree.map(lambda leaf: leaf[0], states)
         return new, middle, jnp.array(True)
 
     def carry(self, ham: Hamiltonian, stages: State, x: Rows, h: Scalar | float) -> Rows:

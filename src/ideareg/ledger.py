@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
-from ideareg.blocks import Warp
 from ideareg.shooting import Trajectory
 from ideareg.training import Descent
 
 
-@jax.jit
-def _shoot(warp: Warp) -> Trajectory:
-    return warp.trajectory()
-
-
-def ledger(descent: Descent, nu: float) -> dict[str, Any]:
+def ledger(descent: Descent, trajectory: Trajectory, nu: float) -> dict[str, Any]:
     r"""Return the books of one warp, as plain numbers.
 
     Parameters
     ----------
     descent : Descent
+    trajectory : Trajectory
+        That of its model.
     nu : float
         Penalty on the action.
 
@@ -35,23 +30,17 @@ def ledger(descent: Descent, nu: float) -> dict[str, Any]:
         back to the start and whitened, between 0 and 1; ``flow_converged``: whether every implicit
         layer was solved; ``result``: how the descent ended, in words; ``converged``.
     """
-    warp = descent.model.warp
-    if warp.depth == 0:
-        energy = np.zeros(1)
-        solved = True
-    else:
-        trajectory = _shoot(warp)
-        energy, solved = np.asarray(trajectory.energies), bool(trajectory.converged)
+    energy = np.asarray(trajectory.energies)
     start = float(energy[0])
     drift = float(np.abs(energy - start).max() / start) if start > 0 else 0.0
     return {
         "nu": float(nu),
-        "depth": warp.depth,
+        "depth": descent.model.warp.depth,
         "energy": [float(e) for e in energy],
         "energy_drift": drift,
         "action": float(nu * start) if start > 0 else 0.0,
         "terminal_residual": descent.terminal_residual,
-        "flow_converged": solved,
+        "flow_converged": bool(trajectory.converged),
         "converged": descent.result.name == "converged",
         "result": descent.result.message,
         "iterations": descent.iterations,

@@ -22,7 +22,7 @@ from ideareg.blocks import Warp
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractKernel, Kernel
 from ideareg.ledger import ledger
-from ideareg.readout import AbstractHead, Batch, ExactHead, Posterior, SparseHead
+from ideareg.readout import AbstractHead, Batch, ExactHead, SparseHead
 from ideareg.selection import (
     Candidate,
     Selection,
@@ -31,8 +31,8 @@ from ideareg.selection import (
     hold_out,
     keep_heaviest,
 )
-from ideareg.training import Descent, Model, Problem, condition, descend
-from ideareg.uncertainty import WarpPosterior, laplace
+from ideareg.training import Descent, Model, Problem, descend
+from ideareg.uncertainty import Predictor, conclude
 
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
@@ -83,8 +83,7 @@ class FittedWarp(NamedTuple):
     """One warp of the stack, ready to predict."""
 
     model: Model
-    posterior: Posterior
-    spread: WarpPosterior
+    predictor: Predictor
     nu: float
     weight: float
     ledger: dict[str, Any]
@@ -348,14 +347,12 @@ def _interrupted(
 
 
 def _finish(descent: Descent, problem: Problem, nu: float, weight: float) -> FittedWarp:
-    posterior = condition(descent.model, problem.rows)
-    spread = laplace(descent.model, posterior, problem.rows)
-    books = ledger(descent, nu)
-    books["log_volume"] = float(spread.log_volume)
+    fitted = conclude(descent.model, problem.rows)
+    books = ledger(descent, fitted.trajectory, nu)
+    books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
-    parts = (descent.model, posterior, spread)
-    model, posterior, spread = jax.tree.map(np.asarray, parts)
-    return FittedWarp(model, posterior, spread, nu, weight, books, descent.history)
+    model, predictor = jax.tree.map(np.asarray, (descent.model, fitted))
+    return FittedWarp(model, predictor, nu, weight, books, descent.history)
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ideareg._types import Result
 from ideareg.readout import Batch
-from ideareg.training import Descent, Problem, condition
-from ideareg.uncertainty import laplace, predict_moments
+from ideareg.training import Descent, Problem
+from ideareg.uncertainty import conclude, predict_moments
 
 Floats = NDArray[np.float64]
 
@@ -81,11 +81,9 @@ def hold_out(n: int, share: float, random: np.random.RandomState) -> NDArray[np.
 
 def held_out_density(descent: Descent, rows: Batch, everything: Batch) -> Floats:
     """Return the log density of every row under the model fitted to ``rows``."""
-    posterior = condition(descent.model, rows)
-    spread = laplace(descent.model, posterior, rows)
-    moments = predict_moments(descent.model, posterior, spread, everything.X)
-    mean, variance = (np.asarray(a) for a in moments)
-    noise = float(posterior.noise)
+    fitted = conclude(descent.model, rows)
+    mean, variance = (np.asarray(a) for a in predict_moments(fitted, everything.X))
+    noise = float(fitted.posterior.noise)
     return normal_log_density(np.asarray(everything.Y), mean, variance + noise).sum(1)
 
 

@@ -62,7 +62,7 @@ class Stack(NamedTuple):
         total = np.zeros((mean.shape[1], len(Z), len(Z)))
         for w, each in zip(self.warps, means, strict=True):
             apart = (each - mean).T
-            noise = float(w.posterior.noise) * np.eye(len(Z))
+            noise = float(w.predictor.posterior.noise) * np.eye(len(Z))
             total += w.weight * (_covariance(w, Z) + apart[:, :, None] * apart[:, None] + noise)
         return mean, total
 
@@ -88,16 +88,16 @@ class Stack(NamedTuple):
 
 
 def _mean(w: FittedWarp, Z: Floats) -> Floats:
-    return in_chunks(lambda X: (predict_mean(w.model, w.posterior, X),), Z)[0]
+    return in_chunks(lambda X: (predict_mean(w.predictor, X),), Z)[0]
 
 
 def _moments(w: FittedWarp, Z: Floats) -> tuple[Floats, Floats]:
     def moments(X: Floats) -> Any:
-        return predict_moments(w.model, w.posterior, w.spread, X)
+        return predict_moments(w.predictor, X)
 
     mean, variance = in_chunks(moments, Z, CHUNK_SPREAD)
-    return mean, variance + float(w.posterior.noise)
+    return mean, variance + float(w.predictor.posterior.noise)
 
 
 def _covariance(w: FittedWarp, Z: Floats) -> Floats:
-    return np.asarray(predict_covariance(w.model, w.posterior, w.spread, Z))
+    return np.asarray(predict_covariance(w.predictor, Z))

@@ -26,7 +26,7 @@ from scipy.optimize import minimize
 from ideareg._types import Result, Scalar
 from ideareg.blocks import Warp, action
 from ideareg.losses import loss_value
-from ideareg.readout import AbstractHead, Batch, Posterior
+from ideareg.readout import AbstractHead, Batch
 
 Vector = NDArray[np.float64]
 
@@ -129,12 +129,6 @@ def value_and_gradient(
 
     (value, parts), gradient = jax.value_and_grad(J, has_aux=True)(theta)
     return value, gradient * free, parts
-
-
-@jax.jit
-def condition(model: Model, rows: Batch) -> Posterior:
-    """Return the posterior of the head on the warped rows."""
-    return model.head.condition(model.warp.along(model.warp.trajectory()), rows)
 
 
 class _Stop(Exception):

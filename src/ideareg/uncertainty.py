@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ideareg._types import Points, Scalar
+from ideareg._types import Points, Rows, Scalar, Solution
 from ideareg.blocks import Warp
 from ideareg.losses import inverse_root
 from ideareg.readout import INDUCING_JITTER, Batch, Posterior, sum_over_tiles
@@ -46,6 +46,34 @@ class WarpPosterior(eqx.Module):
     log_volume: Scalar
 
 
+class Predictor(eqx.Module):
+    """A fitted model, ready to predict: its flow recorded, its head conditioned on the rows.
+
+    Attributes
+    ----------
+    warp : Warp
+    trajectory : Trajectory
+        That of the control points.
+    posterior : Posterior
+        Of the head, on the warped rows.
+    spread : WarpPosterior
+        Of the warp.
+    """
+
+    warp: Warp
+    trajectory: Trajectory
+    posterior: Posterior
+    spread: WarpPosterior
+
+    def flow(self, X: Rows) -> Rows:
+        """Carry the points X, shape (n, d), along the recorded flow."""
+        return self.warp.along(self.trajectory)(X)
+
+    def inverse(self, Y: Points) -> Solution[Points]:
+        """Return the points that the flow carries to Y."""
+        return self.warp.back_along(self.trajectory)(Y)
+
+
 def _row_gradients(
     warp: Warp, trajectory: Trajectory, posterior: Posterior, X: Points, output: int
 ) -> Float[Array, "n S"]:
@@ -60,18 +88,26 @@ def _row_gradients(
 
 
 @jax.jit
-def laplace(model: Model, posterior: Posterior, rows: Batch) -> WarpPosterior:
-    """Return the posterior of the warp of a fitted model."""
-    warp, outputs = model.warp, rows.Y.shape[1]
+def conclude(model: Model, rows: Batch) -> Predictor:
+    """Shoot once, condition the head on the rows, and measure the spread of the warp."""
+    warp = model.warp
+
+    def shot(z: Array) -> tuple[Array, Trajectory]:
+        trajectory = eqx.tree_at(lambda w: w.momentum, warp, z).trajectory()
+        return ravel_pytree(trajectory.stages)[0], trajectory
+
+    D, trajectory = jax.jacfwd(shot, has_aux=True)(warp.momentum)
+    posterior = model.head.condition(warp.along(trajectory), rows)
+    spread = laplace(warp, trajectory, D.reshape(-1, warp.momentum.size), posterior, rows)
+    return Predictor(warp, trajectory, posterior, spread)
+
+
+def laplace(
+    warp: Warp, trajectory: Trajectory, D: Float[Array, "S R"], posterior: Posterior, rows: Batch
+) -> WarpPosterior:
+    """Return the posterior of the warp, with D the derivative of its stages by its momentum."""
+    flow, outputs = warp.along(trajectory), rows.Y.shape[1]
     s, a = posterior.noise, posterior.amplitude
-    trajectory = warp.trajectory()
-    flow = warp.along(trajectory)
-
-    def stages_of(z: Array) -> Array:
-        moved = eqx.tree_at(lambda w: w.momentum, warp, z)
-        return ravel_pytree(moved.trajectory().stages)[0]
-
-    D = jax.jacfwd(stages_of)(warp.momentum).reshape(-1, warp.momentum.size)
 
     present = posterior.present
     gram = posterior.kernel.gram(posterior.points) * present * present[:, None]
@@ -99,49 +135,38 @@ def laplace(model: Model, posterior: Posterior, rows: Batch) -> WarpPosterior:
 
 
 @jax.jit
-def predict_mean(model: Model, posterior: Posterior, X: Points) -> Float[Array, "n k"]:
+def predict_mean(fitted: Predictor, X: Points) -> Float[Array, "n k"]:
     """Return the mean at the rows of X, shape (n, k)."""
-    return posterior.mean(model.warp(X))
+    return fitted.posterior.mean(fitted.flow(X))
 
 
 @jax.jit
 def predict_moments(
-    model: Model, posterior: Posterior, spread: WarpPosterior, X: Points
+    fitted: Predictor, X: Points
 ) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
     """Return mean and variance of the function at the rows of X, each of shape (n, k)."""
-    warp = model.warp
-    trajectory = warp.trajectory()
-    q = warp.along(trajectory)(X)
+    posterior, q = fitted.posterior, fitted.flow(X)
     K = posterior.cross(q)
-    variance = [
-        (_sensitivities(model, trajectory, posterior, spread, X, K, o) ** 2).sum(1)
-        for o in range(posterior.dual.shape[1])
-    ]
+    outputs = range(posterior.dual.shape[1])
+    variance = [(_sensitivities(fitted, X, K, o) ** 2).sum(1) for o in outputs]
     return K @ posterior.dual, posterior.variance(q)[:, None] + jnp.stack(variance, axis=1)
 
 
 @jax.jit
-def predict_covariance(
-    model: Model, posterior: Posterior, spread: WarpPosterior, X: Points
-) -> Float[Array, "k n n"]:
+def predict_covariance(fitted: Predictor, X: Points) -> Float[Array, "k n n"]:
     """Return the covariances of the function between the rows of X, one matrix per output."""
-    warp = model.warp
-    trajectory = warp.trajectory()
-    q = warp.along(trajectory)(X)
+    posterior, q = fitted.posterior, fitted.flow(X)
     K = posterior.cross(q)
     head = posterior.covariance(q)
 
     def total(output: int) -> Array:
-        T = _sensitivities(model, trajectory, posterior, spread, X, K, output)
+        T = _sensitivities(fitted, X, K, output)
         return head + T @ T.T
 
     return jnp.stack([total(o) for o in range(posterior.dual.shape[1])])
 
 
-def _sensitivities(
-    model: Model, trajectory: Trajectory, posterior: Posterior, spread: WarpPosterior,
-    X: Points, K: Array, output: int,
-) -> Float[Array, "n R"]:  # fmt: skip
+def _sensitivities(fitted: Predictor, X: Points, K: Array, output: int) -> Float[Array, "n R"]:
     """Return how far each prediction moves along each posterior direction of the momentum."""
-    gradients = _row_gradients(model.warp, trajectory, posterior, X, output)
-    return gradients @ spread.stages - K @ spread.head[output]
+    gradients = _row_gradients(fitted.warp, fitted.trajectory, fitted.posterior, X, output)
+    return gradients @ fitted.spread.stages - K @ fitted.spread.head[output]

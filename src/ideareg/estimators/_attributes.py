@@ -5,20 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import jax
 import numpy as np
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 
 from ideareg._types import Result
-from ideareg.estimators._base import numerics
 from ideareg.recipe import Fitted
 from ideareg.stack import Stack
-
-
-@jax.jit
-def _initial_state(warp: Any) -> Any:
-    return warp.initial_state()
 
 
 def store(model: Any, fitted: Fitted) -> None:
@@ -55,16 +48,15 @@ def _describe_selection(model: Any, fitted: Fitted) -> None:
 
 
 def describe_warps(model: Any) -> None:
+    """Set the attributes that the warps of ``model`` determine."""
     first = model.warps_[0]
-    warp = first.model.warp
-    with numerics():
-        state = _initial_state(warp)
-    present = warp.present > 0
+    state = first.predictor.trajectory.initial
+    present = first.predictor.warp.present > 0
     d = model.n_features_in_
     model.momentum_ = np.asarray(state.p)[present, :d]
     model.control_points_ = model._scale_x.backward(np.asarray(state.q)[present, :d])
     model.nu_ = first.nu
-    model.noise_ = float(first.posterior.noise)
+    model.noise_ = float(first.predictor.posterior.noise)
     model.warp_weights_ = Stack(model.warps_).weights
     model.ledgers_ = [w.ledger for w in model.warps_]
     model.ledger_ = model.ledgers_[0]

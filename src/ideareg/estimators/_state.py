@@ -18,8 +18,9 @@ from ideareg.kernels.base import FunctionKernel
 from ideareg.kernels.stretched import Stretched
 from ideareg.readout import ExactHead, Posterior, SparseHead
 from ideareg.recipe import FittedWarp
+from ideareg.shooting import Trajectory
 from ideareg.training import Model
-from ideareg.uncertainty import WarpPosterior
+from ideareg.uncertainty import Predictor, WarpPosterior
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -96,7 +97,7 @@ def _unplain(value: Any) -> Any:
 
 
 def _named_leaves(warp: FittedWarp) -> list[tuple[str, Any]]:
-    parts = (warp.model, warp.posterior, warp.spread)
+    parts = (warp.model, warp.predictor.trajectory, warp.predictor.posterior, warp.predictor.spread)
     paths, _ = jax.tree_util.tree_flatten_with_path(parts)
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
 
@@ -185,9 +186,10 @@ def _restore_warp(
     skeleton = _skeleton(prefix, settings, exact, arrays, columns)
     paths, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     leaves = [_take(arrays, prefix + jax.tree_util.keystr(path), leaf) for path, leaf in paths]
-    model, posterior, spread = jax.tree_util.tree_unflatten(structure, leaves)
+    model, *parts = jax.tree_util.tree_unflatten(structure, leaves)
     nu, weight = float(header["nu"]), float(header["weight"])
-    return FittedWarp(model, posterior, spread, nu, weight, header["ledger"], header["history"])
+    predictor = Predictor(model.warp, *parts)
+    return FittedWarp(model, predictor, nu, weight, header["ledger"], header["history"])
 
 
 def _take(arrays: Arrays, name: str, like: Any) -> NDArray[Any]:
@@ -205,7 +207,7 @@ def _take(arrays: Arrays, name: str, like: Any) -> NDArray[Any]:
 
 def _skeleton(
     prefix: str, settings: Any, exact: bool, arrays: Arrays, columns: tuple[int, int]
-) -> tuple[Model, Posterior, WarpPosterior]:
+) -> tuple[Model, Trajectory, Posterior, WarpPosterior]:
     """Return modules of the structure and shapes that a file should hold; the values are ones."""
 
     def size(name: str, axis: int) -> int:
@@ -216,8 +218,8 @@ def _skeleton(
 
     features, outputs = columns
     control, width = size("[0].warp.momentum", 0), size("[0].warp.momentum", 1)
-    points = size("[1].points", 0)
-    directions = size("[2].stages", 1)
+    points = size("[2].points", 0)
+    directions = size("[3].stages", 1)
     if width < features:
         raise ValueError("model file: its warp has fewer columns than the data")
     one, lengths, places = np.ones(()), np.ones(width), np.ones((control, width))
@@ -232,9 +234,10 @@ def _skeleton(
     posterior = Posterior(
         Stretched(settings.kernel, lengths), centres, dual, factor, one, one, present
     )
-    stages = jax.tree.leaves(jax.eval_shape(lambda w: w.trajectory().stages, warp))
-    parameters = sum(stage.size for stage in stages)
+    shapes = jax.eval_shape(lambda w: w.trajectory(), warp)
+    trajectory = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    parameters = sum(stage.size for stage in jax.tree.leaves(trajectory.stages))
     spread = WarpPosterior(
         np.ones((parameters, directions)), np.ones((outputs, points, directions)), one
     )
-    return Model(warp, head), posterior, spread
+    return Model(warp, head), trajectory, posterior, spread

@@ -30,23 +30,22 @@ from ideareg.estimators._base import (
     with_callbacks,
 )
 from ideareg.estimators._settings import read_settings
-from ideareg.kernels import (
-    AbstractKernel,
-)
+from ideareg.kernels import AbstractKernel
 from ideareg.recipe import candidates, fit_warps
 from ideareg.stack import Stack, in_chunks
+from ideareg.uncertainty import Predictor
 
 Floats = NDArray[np.float64]
 
 
 @jax.jit
-def _carry(warp: Any, X: Any) -> Any:
-    return (warp(X),)
+def _carry(fitted: Predictor, X: Any) -> Any:
+    return (fitted.flow(X),)
 
 
 @jax.jit
-def _bring_back(warp: Any, X: Any) -> Any:
-    solution = warp.inverse(X)
+def _bring_back(fitted: Predictor, X: Any) -> Any:
+    solution = fitted.inverse(X)
     return solution.value, solution.result
 
 
@@ -357,8 +356,8 @@ class WarpingRegressor(
         Constant columns of the training data are passed through.
         """
         rows = self._validated(X)
-        warp = self.warps_[0].model.warp
-        (Z,) = in_chunks(lambda Z: _carry(warp, Z), self._standardised(rows))
+        fitted = self.warps_[0].predictor
+        (Z,) = in_chunks(lambda Z: _carry(fitted, Z), self._standardised(rows))
         return self._original(Z, rows)
 
     @scoped
@@ -371,10 +370,10 @@ class WarpingRegressor(
             If the inverse of a layer cannot be found, for points outside the image of the flow.
         """
         rows = self._validated(X)
-        warp = self.warps_[0].model.warp
+        fitted = self.warps_[0].predictor
 
         def bring_back(Z: Floats) -> Any:
-            value, code = _bring_back(warp, Z)
+            value, code = _bring_back(fitted, Z)
             if Result(int(code)) is not Result.converged:
                 raise ValueError(f"inverse_transform: {Result(int(code)).message}")
             return (value,)
@@ -424,7 +423,7 @@ class WarpingRegressor(
         check_is_fitted(self)
         fitted = self.warps_[0]
         sides = [X1, X1 if X2 is None else X2]
-        q1, q2 = (np.asarray(_carry(fitted.model.warp, self._inputs(X))[0]) for X in sides)
+        q1, q2 = (np.asarray(_carry(fitted.predictor, self._inputs(X))[0]) for X in sides)
         return np.asarray(_similarity(fitted.model, q1, q2))
 
     def save(self, path: str | PathLike[str]) -> None:
