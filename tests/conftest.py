@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Tests compile far more than they compute.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 logging.getLogger("jax").setLevel(logging.ERROR)
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """JAX in float64 for the length of a test."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,10 @@ from ideareg import kernels as ik
 from ideareg.blocks import Warp, action
 from ideareg.integrators import INTEGRATORS, RK4, SymplecticEuler
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 M, D = 6, 2
 SEPARABLE = ik.Separable(ik.Gaussian(), np.array([[1.0, 0.5], [0.5, 2.0]]))
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def make(kernel=None, integrator=None, depth=3, temper=0.5, size=0.6, **changes):

@@ -1,7 +1,6 @@
 """Energies, equations of motion and conserved quantities of the points."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +8,7 @@ import pytest
 from ideareg import kernels as ik
 from ideareg.hamiltonian import Hamiltonian, State, angular_momentum, linear_momentum
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def random_state(n=5, d=2, seed=0):

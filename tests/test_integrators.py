@@ -14,15 +14,11 @@ from ideareg.integrators import INTEGRATORS, RK4, SymplecticEuler, get_integrato
 from ideareg.kernels import Gaussian
 from ideareg.shooting import shoot, transport
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 # Maps of all particles alike; "geodesic" moves those without momentum by a scheme of their own.
 MAPS = [name for name in INTEGRATORS if name != "geodesic"]
 SYMPLECTIC = [name for name, kind in INTEGRATORS.items() if kind.symplectic]
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def start(n=4, d=2, size=0.5, seed=3):

@@ -9,11 +9,7 @@ import sklearn.gaussian_process.kernels as sk
 
 from ideareg import kernels as ik
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def normal(*shape, seed=0):

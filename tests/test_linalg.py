@@ -8,11 +8,7 @@ import pytest
 from ideareg._linalg import cholesky_with_jitter, fixed_point, squared_distances
 from ideareg._types import Result, Solution
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def normal(*shape, seed=0):

@@ -18,14 +18,10 @@ from ideareg.losses import (
     whitened_sums,
 )
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 N, M, OUTPUTS = 9, 4, 2
 AMPLITUDE, NOISE = 1.7, 0.3
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,10 @@ from ideareg import kernels as ik
 from ideareg._rows import bucket
 from ideareg.readout import TILE, Batch, ExactHead, SparseHead, sum_over_tiles
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 AMPLITUDE, NOISE, LENGTHS = 1.7, 0.2, np.array([0.8, 1.5])
 N, M = 24, 7
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(scope="module")

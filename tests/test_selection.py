@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from helpers import make_problem, sample
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from scipy.stats import norm
-from test_training import make_problem, sample
 
 from ideareg._types import Result
 from ideareg.selection import (
@@ -19,14 +19,10 @@ from ideareg.selection import (
 )
 from ideareg.training import descend, pack
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 CANDIDATES = [Candidate(np.inf, 4), Candidate(1.0, 4)]
 FOLD = np.arange(16) % 4
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def test_normal_log_density():

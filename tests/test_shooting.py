@@ -14,13 +14,9 @@ from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import INTEGRATORS, RK4, ImplicitMidpoint, SymplecticEuler, get_integrator
 from ideareg.shooting import inverse_transport, shoot, transport, transport_path
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 EXACT = RK4()
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def random_state(n=5, d=2, size=0.5, seed=0):

@@ -5,15 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_training import make_problem, sample
+from helpers import make_problem, sample
 
 from ideareg.uncertainty import conclude, predict_covariance, predict_mean, predict_moments
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Case:

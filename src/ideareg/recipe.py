@@ -47,7 +47,7 @@ LEAST_SHARE = 0.05
 # Up to this many rows every row is held out once; above, a tenth is, and the fits are gone on from.
 FOLDED_ROWS = 2000
 HELD_OUT = 0.1
-CONTINUED = 0.25  # of the iterations
+CONTINUED = 0.5  # of the iterations
 # Control points by default, for few rows and for many.
 FEW_POINTS, MANY_POINTS = 20, 50
 # Inducing points by default: a quarter of the rows, in steps, within these bounds.
@@ -105,17 +105,23 @@ def candidates(settings: Settings, n: int) -> list[Candidate]:
     """Return the candidates worth trying on ``n`` rows; no warp comes first."""
     if settings.depth == 0:
         return [Candidate(np.inf, 1)]
-    counts = settings.n_control_points or (FEW_POINTS if n <= FOLDED_ROWS else MANY_POINTS,)
     warped = [
-        Candidate(nu, n if settings.control_rows else min(count, n))
+        Candidate(nu, min(count, n))
         for nu in settings.nu
         if np.isfinite(nu)
-        for count in ((n,) if settings.control_rows else counts)
+        for count in control_point_counts(settings, n)
     ]
     still = [Candidate(np.inf, 1)] if np.inf in settings.nu else []
     if n < FEWEST_ROWS and still:
         return still
     return still + list(dict.fromkeys(warped))
+
+
+def control_point_counts(settings: Settings, n: int) -> tuple[int, ...]:
+    """Return the numbers of control points to try on ``n`` rows."""
+    if settings.control_rows:
+        return (n,)
+    return settings.n_control_points or (FEW_POINTS if n <= FOLDED_ROWS else MANY_POINTS,)
 
 
 def inducing_points(n: int) -> int:
@@ -304,11 +310,8 @@ def fit_warps(
 
 def _capacity(settings: Settings, n: int) -> int:
     """Return the padded number of control points: one for all candidates, whatever the rows."""
-    if settings.control_rows:
-        return n
-    if settings.depth == 0 or not np.isfinite(settings.nu).any():
-        return 1
-    return max(settings.n_control_points or (FEW_POINTS if n <= FOLDED_ROWS else MANY_POINTS,))
+    moves = settings.depth > 0 and np.isfinite(settings.nu).any()
+    return max(control_point_counts(settings, n)) if moves or settings.control_rows else 1
 
 
 def _select(

@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, TransformerMixin
 from sklearn.utils.validation import (
     _check_feature_names_in,
+    _check_n_features,
     _check_sample_weight,
+    check_array,
     check_is_fitted,
     validate_data,
 )
@@ -362,14 +364,16 @@ class WarpingRegressor(
 
     @scoped
     def inverse_transform(self, X: ArrayLike) -> Floats:
-        """Bring warped rows back: the exact inverse of `transform`.
+        """Bring warped rows back: the exact inverse of `transform`, whatever their columns' names.
 
         Raises
         ------
         ValueError
             If the inverse of a layer cannot be found, for points outside the image of the flow.
         """
-        rows = self._validated(X)
+        check_is_fitted(self)
+        rows = check_array(X, dtype=np.float64)
+        _check_n_features(self, rows, reset=False)
         fitted = self.warps_[0].predictor
 
         def bring_back(Z: Floats) -> Any:

@@ -1,0 +1,5 @@
+"""``python -m ideareg``."""
+
+from ideareg.cli import main
+
+main()
