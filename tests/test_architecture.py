@@ -37,6 +37,8 @@ ORDER = [
     "ledger",
     "recipe",
     "stack",
+    "leastaction",
+    "resnet",
     "persistence",
     "estimators",
     "tables",

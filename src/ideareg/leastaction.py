@@ -1,0 +1,482 @@
+r"""The variational problem itself: the flow of least action to where a loss is small.
+
+.. math:: \min\ \nu\,A + \ell(q(1)),\qquad q(0) = X,
+
+with A the action of the flow. In momentum space the unknown is the first momentum alone: `solve`
+does discrete shooting through L layers (`SymplecticEuler`, the residual network itself) or follows
+the continuous flow (`RK4`). `depth_study` puts both side by side, layer count by layer count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+from scipy.optimize import minimize, root
+
+from ideareg._types import Momenta, Points, Result, Scalar
+from ideareg.hamiltonian import Hamiltonian, State
+from ideareg.integrators import RK4, AbstractIntegrator, SymplecticEuler
+from ideareg.kernels import AbstractKernel, Kernel, as_kernel
+from ideareg.kernels.base import real_array
+from ideareg.losses import exact_terms, loss_value
+from ideareg.shooting import Trajectory, shoot
+
+Floats = NDArray[np.float64]
+
+# Up to this many unknowns second derivatives are formed.
+LARGEST_DENSE = 400
+# Beyond, L-BFGS: the pairs that it remembers, and its iterations between two attempts to solve
+# the boundary condition, which Newton's method does in five steps once it is near.
+MEMORY = 20
+ROUND = 60
+# A root worse than the descent by more than this fraction is another critical point.
+SAME_VALUE = 1e-9
+# A curvature this much smaller than the largest is that of a flat direction.
+FLAT = 1e-8
+STEPS_OF_LIMIT = 200
+
+
+class Distance(eqx.Module):
+    r"""The loss of registration, :math:`\ell(q) = \mu\sum_i|q_i - Y_i|^2`.
+
+    Parameters
+    ----------
+    targets : Array, shape (n, d)
+    weight : scalar
+        μ.
+
+    Examples
+    --------
+    >>> Distance(jnp.zeros((1, 2)), 2.0)(jnp.array([[1.0, 1.0]])).item()
+    4.0
+    """
+
+    targets: Points = eqx.field(converter=real_array)
+    weight: Scalar = eqx.field(converter=real_array, default=1.0)
+
+    def __call__(self, q: Points) -> Scalar:
+        """Return the loss at q, shape (n, d)."""
+        return self.weight * ((q - self.targets) ** 2).sum()
+
+
+class Regression(eqx.Module):
+    r"""The loss of the best regressor on the warped points.
+
+    .. math:: \min_f \lambda\|f\|_K^2 + \sum_i|f(q_i) - Y_i|^2 = \lambda Y^T(K(q,q)+\lambda I)^{-1}Y
+
+    or, for ``name="optimal_recovery"``, :math:`Y^T(K(q,q)+\lambda I)^{-1}Y`.
+
+    Parameters
+    ----------
+    kernel : scalar kernel
+        K.
+    targets : Array, shape (n, k)
+    ridge : scalar
+        λ > 0.
+    name : {"squared", "optimal_recovery"}
+    """
+
+    kernel: AbstractKernel
+    targets: Float[Array, "n k"] = eqx.field(converter=real_array)
+    ridge: Scalar = eqx.field(converter=real_array)
+    name: str = eqx.field(static=True, default="squared")
+
+    def __check_init__(self) -> None:
+        if self.name not in ("squared", "optimal_recovery"):
+            raise ValueError(
+                f"Regression: name must be squared or optimal_recovery, got {self.name!r}."
+            )
+
+    def __call__(self, q: Points) -> Scalar:
+        """Return the loss at q, shape (n, d)."""
+        weight = jnp.ones(len(q))
+        terms = exact_terms(self.kernel.gram(q), self.targets, weight, jnp.ones(()), self.ridge)
+        return loss_value(self.name, terms, self.ridge, weight.sum(), self.targets.shape[1])
+
+    def dual(self, q: Points) -> Float[Array, "n k"]:
+        """Return Z with f = K(·, q) Z."""
+        gram = self.kernel.gram(q) + self.ridge * jnp.eye(len(q))
+        return jnp.linalg.solve(gram, self.targets)
+
+
+class LeastAction(eqx.Module):
+    r"""Minimise ν times the action plus a loss at the end of the flow.
+
+    Parameters
+    ----------
+    kernel : kernel
+        Γ; a scalar kernel k means kI.
+    start : Array, shape (n, d)
+        X, the points at time 0.
+    loss : callable
+        ℓ, from points (n, d) to a number: `Distance`, `Regression`, or your own.
+    nu : scalar
+        Penalty on the action.
+    nugget : scalar
+        r on Γ.
+
+    Examples
+    --------
+    >>> from ideareg.kernels import Constant
+    >>> problem = LeastAction(Constant(), np.zeros((1, 1)), Distance(np.ones((1, 1))), nu=2.0)
+    >>> with jax.enable_x64(True):  # half of the way: 2·a²/2 + (1 - a)²
+    ...     best = solve(problem, 5)
+    >>> round(best.value, 9), round(best.momentum.item(), 9)
+    (0.5, 0.5)
+    """
+
+    kernel: Kernel = eqx.field(converter=as_kernel)
+    start: Points = eqx.field(converter=real_array)
+    loss: Callable[[Points], Scalar]
+    nu: Scalar = eqx.field(converter=real_array)
+    nugget: Scalar = eqx.field(converter=real_array, default=0.0)
+
+    @property
+    def hamiltonian(self) -> Hamiltonian:
+        """The energy whose flows these are."""
+        return Hamiltonian(self.kernel, self.nugget)
+
+    def trajectory(self, p: Momenta, depth: int, integrator: AbstractIntegrator) -> Trajectory:
+        """Shoot from the points at time 0 with momentum p."""
+        return shoot(self.hamiltonian, State(self.start, p), depth, integrator)
+
+    def value(self, trajectory: Trajectory, integrator: AbstractIntegrator) -> Scalar:
+        r"""Return the objective of a trajectory.
+
+        The action of L layers is :math:`\frac L2\sum_s\|v_s\|_\Gamma^2`, exactly; that of the
+        continuous flow is H(0).
+        """
+        layered = isinstance(integrator, SymplecticEuler)
+        action = trajectory.action if layered else trajectory.energies[0]
+        return self.nu * action + self.loss(trajectory.q[-1])
+
+    def boundary_gap(self, trajectory: Trajectory, integrator: AbstractIntegrator) -> Points:
+        r"""Return :math:`\nu p + \partial_q\ell(q)` at the end, zero at a stationary point.
+
+        p is the momentum of the last layer, :math:`p_L`, or p(1) of the continuous flow.
+        """
+        layered = isinstance(integrator, SymplecticEuler)
+        p = trajectory.p[-2 if layered else -1]
+        return self.nu * p + jax.grad(self.loss)(trajectory.q[-1])
+
+
+class Optimum(NamedTuple):
+    """A stationary flow, with NumPy leaves.
+
+    Attributes
+    ----------
+    momentum : ndarray, shape (n, d)
+        That of the first layer, or p(0).
+    value : float
+        Of the objective.
+    trajectory : Trajectory
+    gap : float
+        Largest entry of the boundary condition's residual.
+    result : Result
+    iterations : int
+    """
+
+    momentum: Floats
+    value: float
+    trajectory: Trajectory
+    gap: float
+    result: Result
+    iterations: int
+
+
+@eqx.filter_jit
+def _value_and_gradient(
+    problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator
+) -> tuple[Scalar, Array]:
+    def value(p: Array) -> Scalar:
+        return problem.value(problem.trajectory(p, depth, integrator), integrator)
+
+    return jax.value_and_grad(value)(p)
+
+
+class _Shot(NamedTuple):
+    trajectory: Trajectory
+    value: Scalar
+    gap: Array
+
+
+def _shot(problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator) -> _Shot:
+    trajectory = problem.trajectory(p, depth, integrator)
+    gap = problem.boundary_gap(trajectory, integrator)
+    return _Shot(trajectory, problem.value(trajectory, integrator), gap)
+
+
+_shoot = eqx.filter_jit(_shot)
+
+
+@eqx.filter_jit
+def _gap_jacobian(
+    problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator
+) -> Array:
+    return jax.jacfwd(lambda p: _shot(problem, p, depth, integrator).gap)(p)
+
+
+@eqx.filter_jit
+def _hessian(problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator) -> Array:
+    def value(p: Array) -> Scalar:
+        return problem.value(problem.trajectory(p, depth, integrator), integrator)
+
+    return jax.jacfwd(jax.grad(value))(p)
+
+
+def solve(
+    problem: LeastAction,
+    depth: int,
+    integrator: AbstractIntegrator | None = None,
+    *,
+    start: Any = None,
+    tol: float = 1e-9,
+    max_iter: int = 300,
+) -> Optimum:
+    r"""Find the least action by shooting.
+
+    A descent on the objective (Newton's in a trust region; L-BFGS beyond some hundred unknowns)
+    leads near a minimum; Newton's method on the boundary condition
+    :math:`\nu p = -\partial_q\ell` finishes. The condition stays well posed where Γ(X, X) is
+    singular (more points than features) and the objective has flat directions.
+
+    Parameters
+    ----------
+    problem : LeastAction
+    depth : int
+        Number of layers, or of time steps.
+    integrator : AbstractIntegrator, default=SymplecticEuler()
+        ``SymplecticEuler`` for the network of ``depth`` layers; others approximate the limit.
+    start : array, shape (n, d), optional
+        First guess of the momentum, which Newton's method tries at once; zero by default.
+    tol : float
+        Largest accepted entry of the boundary condition's residual, relative to that of ν p.
+    max_iter : int
+        Bound on the iterations of the descent.
+
+    Returns
+    -------
+    Optimum
+        Of ``result`` ``max_steps`` where the boundary condition could not be solved: with few
+        layers and a strong warp the momentum recursion need not have a solution.
+
+    Raises
+    ------
+    ValueError
+        If ``depth`` is not positive.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be a number of layers >= 1, got {depth}.")
+    integrator = SymplecticEuler() if integrator is None else integrator
+    p = np.zeros(np.shape(problem.start))
+    if start is not None:
+        p = np.asarray(start, dtype=np.float64).reshape(p.shape)
+        found, shot = _newton(problem, p, depth, integrator)
+        if _is_minimum(problem, found, shot, integrator, tol):
+            return _optimum(found, shot, Result.converged, 1)
+    iterations = 0
+    while iterations < max_iter:
+        p, value, count = _descend(problem, p, depth, integrator, max_iter - iterations)
+        iterations += count
+        found, shot = _newton(problem, p, depth, integrator)
+        lower = float(shot.value) <= value + SAME_VALUE * (1 + abs(value))
+        if lower and _is_minimum(problem, found, shot, integrator, tol):
+            return _optimum(found, shot, Result.converged, iterations)
+    return _optimum(p, _shoot(problem, p, depth, integrator), Result.max_steps, iterations)
+
+
+def _is_minimum(
+    problem: LeastAction, p: Floats, shot: _Shot, integrator: AbstractIntegrator, tol: float
+) -> bool:
+    """Whether the boundary condition holds at p and no direction leads down from there.
+
+    The latter is taken for granted where second derivatives would be too many.
+    """
+    size = max(float(problem.nu) * float(jnp.abs(shot.trajectory.p).max()), 1.0)
+    if not (bool(shot.trajectory.converged) and float(jnp.abs(shot.gap).max()) <= tol * size):
+        return False
+    if p.size > LARGEST_DENSE:
+        return True
+    depth = len(shot.trajectory.q) - 1
+    H = np.asarray(_hessian(problem, p, depth, integrator)).reshape(p.size, p.size)
+    if not np.isfinite(H).all():
+        return False
+    curvatures = np.linalg.eigvalsh(0.5 * (H + H.T))
+    return bool(curvatures[0] >= -FLAT * np.abs(curvatures).max())
+
+
+def _optimum(p: Floats, shot: _Shot, result: Result, iterations: int) -> Optimum:
+    trajectory = jax.tree.map(np.asarray, shot.trajectory)
+    gap = float(jnp.abs(shot.gap).max(initial=0.0))
+    return Optimum(np.asarray(p), float(shot.value), trajectory, gap, result, max(iterations, 1))
+
+
+def _descend(
+    problem: LeastAction, p: Floats, depth: int, integrator: AbstractIntegrator, most: int
+) -> tuple[Floats, float, int]:
+    """Return the momentum, the value and the iterations of a round of descent."""
+    worst = 0.0
+
+    def evaluate(flat: Floats) -> tuple[float, Floats]:
+        nonlocal worst
+        value, gradient = _value_and_gradient(problem, flat.reshape(p.shape), depth, integrator)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            # An implicit step has no solution: the search must come back.
+            return 10 * worst + 1.0, np.zeros(flat.shape)
+        worst = max(worst, abs(float(value)))
+        return float(value), np.asarray(gradient, dtype=np.float64).ravel()
+
+    def curvature(flat: Floats) -> Floats:
+        H = np.asarray(_hessian(problem, flat.reshape(p.shape), depth, integrator))
+        return np.nan_to_num(H.reshape(p.size, p.size))
+
+    if p.size <= LARGEST_DENSE:
+        options: dict[str, Any] = {"maxiter": most, "gtol": 1e-9}
+        extra: dict[str, Any] = {"method": "trust-exact", "hess": curvature}
+    else:
+        options = {"maxiter": min(ROUND, most), "maxcor": MEMORY, "ftol": 0.0, "gtol": 1e-12}
+        extra = {"method": "L-BFGS-B"}
+    outcome = minimize(evaluate, p.ravel(), jac=True, options=options, **extra)
+    return outcome.x.reshape(p.shape), float(outcome.fun), max(int(outcome.nit), 1)
+
+
+def _newton(
+    problem: LeastAction, p: Floats, depth: int, integrator: AbstractIntegrator
+) -> tuple[Floats, _Shot]:
+    """Return the root of the boundary condition that Powell's hybrid method reaches from p."""
+
+    def gap(flat: Floats) -> Floats:
+        found = _shoot(problem, flat.reshape(p.shape), depth, integrator).gap
+        return np.nan_to_num(np.asarray(found).ravel(), nan=1e6)
+
+    def jacobian(flat: Floats) -> Floats:
+        J = np.asarray(_gap_jacobian(problem, flat.reshape(p.shape), depth, integrator))
+        return np.nan_to_num(J.reshape(p.size, p.size))
+
+    if p.size <= LARGEST_DENSE:
+        outcome = root(gap, p.ravel(), jac=jacobian, method="hybr", tol=1e-14)
+    else:
+        outcome = root(gap, p.ravel(), method="krylov", tol=1e-12)
+    found = np.asarray(outcome.x).reshape(p.shape)
+    return found, _shoot(problem, found, depth, integrator)
+
+
+class DepthRow(NamedTuple):
+    """One depth of a `depth_study`, all but the first four times the number of layers.
+
+    Attributes
+    ----------
+    depth : int
+    value : float
+        Minimum V_L.
+    norms : ndarray, shape (L,)
+        Squared norms :math:`L^2\\|w_s\\|^2 = p_s^T\\Gamma p_s` of the layers.
+    gap : float
+        Residual of the boundary condition.
+    excess : float
+        L (V_L - V).
+    momentum_error : float
+        L max|p_1 - p(0)|.
+    spread : float
+        L (max - min) / mean of ``norms``.
+    remainder : float
+        L² max|what the first-order term leaves of H(q_s, p_s) - H(q_1, p_1)|.
+    """
+
+    depth: int
+    value: float
+    norms: Floats
+    gap: float
+    excess: float
+    momentum_error: float
+    spread: float
+    remainder: float
+
+
+class DepthStudy(NamedTuple):
+    """What `depth_study` found.
+
+    Attributes
+    ----------
+    limit : Optimum
+        Of the continuous flow.
+    constant : float
+        c of V_L = V + c/L, predicted from the continuous flow alone.
+    rows : list of DepthRow
+    """
+
+    limit: Optimum
+    constant: float
+    rows: list[DepthRow]
+
+
+def depth_study(
+    problem: LeastAction, depths: Sequence[int] = (5, 10, 20, 40), *, steps: int = STEPS_OF_LIMIT
+) -> DepthStudy:
+    r"""Train the network of each depth and the continuous limit, and compare.
+
+    Minimal values converge as :math:`V_L = V + c/L + O(L^{-2})` with
+    :math:`c = -\frac\nu2\int_0^1\dot p\cdot\dot q\,dt`, momenta as
+    :math:`p_1 = p(0) + O(1/L)`, and the norms of the layers are equal to :math:`O(1/L)`, with
+    :math:`H(q_s,p_s) = \text{const} + \frac1{2L}\dot q\cdot\dot p + O(L^{-2})`.
+
+    Parameters
+    ----------
+    problem : LeastAction
+    depths : sequence of int
+        Numbers of layers.
+    steps : int
+        Runge-Kutta steps of the continuous flow.
+
+    Returns
+    -------
+    DepthStudy
+    """
+    limit = solve(problem, steps, RK4())
+    optima = [_network(problem, depth, limit.momentum) for depth in depths]
+    work = _work(problem, limit.trajectory)
+    constant = -0.5 * float(problem.nu) * float(np.trapezoid(work, dx=1 / steps))
+    rows = []
+    for depth, best in zip(depths, optima, strict=True):
+        energies = best.trajectory.energies[:-1]
+        at = np.interp(np.arange(depth) / depth, np.linspace(0, 1, steps + 1), work)
+        expected = 0.5 * at / depth
+        left = energies - energies[0] - (expected - expected[0])
+        rows.append(
+            DepthRow(
+                depth=depth,
+                value=best.value,
+                norms=2 * np.asarray(energies),
+                gap=best.gap,
+                excess=depth * (best.value - limit.value),
+                momentum_error=depth * float(np.abs(best.momentum - limit.momentum).max()),
+                spread=depth * float(np.ptp(energies) / energies.mean()),
+                remainder=depth**2 * float(np.abs(left).max()),
+            )
+        )
+    return DepthStudy(limit, constant, rows)
+
+
+def _network(problem: LeastAction, depth: int, near: Floats) -> Optimum:
+    """Solve from the momentum of the limit, or from zero where so few layers cannot follow it."""
+    best = solve(problem, depth, start=near)
+    return best if best.result is Result.converged else solve(problem, depth)
+
+
+def _work(problem: LeastAction, trajectory: Trajectory) -> Floats:
+    """Return q̇·ṗ at every state."""
+
+    @jax.jit
+    def at(state: State) -> Scalar:
+        rate = problem.hamiltonian.field(state)
+        return jnp.vdot(rate.q, rate.p)
+
+    states = zip(trajectory.q, trajectory.p, strict=True)
+    return np.array([float(at(State(q, p))) for q, p in states])
