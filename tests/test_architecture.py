@@ -38,7 +38,9 @@ ORDER = [
     "recipe",
     "stack",
     "leastaction",
+    "limit",
     "resnet",
+    "audit",
     "persistence",
     "estimators",
     "tables",
@@ -46,6 +48,7 @@ ORDER = [
     "report",
     "bench",
     "cli",
+    "__main__",
 ]
 # Packages whose files have places of their own in ORDER.
 SPLIT_PACKAGES = {name.rpartition(".")[0] for name in ORDER} - {""}

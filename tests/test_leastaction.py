@@ -8,7 +8,8 @@ from ideareg import kernels as ik
 from ideareg._types import Result
 from ideareg.hamiltonian import State
 from ideareg.integrators import RK4
-from ideareg.leastaction import Distance, LeastAction, Regression, depth_study, solve
+from ideareg.leastaction import Distance, LeastAction, Regression, solve
+from ideareg.limit import depth_study
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -4,24 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import tanh_problem
 
 from ideareg import kernels as ik
 from ideareg._types import Result
-from ideareg.leastaction import Distance, LeastAction, Regression, solve
+from ideareg.leastaction import Distance, LeastAction, solve
 from ideareg.resnet import ResNet, from_trajectory, train
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 NU = 0.5
-
-
-def problem(loss="distance", nu=NU, **more):
-    """Twenty points in the plane and a tanh network; more points than features."""
-    rng = np.random.default_rng(12)
-    X = rng.normal(size=(20, 2))
-    Y = 1.5 * np.column_stack([X[:, 0] + 0.5 * np.sin(2 * X[:, 1]), X[:, 1] - 0.4 * X[:, 0] ** 2])
-    end = Distance(Y) if loss == "distance" else Regression(ik.Activation(), Y, 0.1)
-    return LeastAction(ik.Activation("tanh"), X, end, nu, **more)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +27,7 @@ def problem(loss="distance", nu=NU, **more):
     ],
 )
 def test_weights_and_momenta_train_to_the_same_network(loss, depth):
-    it = problem(loss)
+    it = tanh_problem(loss)
     by_weights, by_momentum = train(it, depth), solve(it, depth)
     assert by_momentum.result is Result.converged
     np.testing.assert_allclose(by_weights.value, by_momentum.value, atol=1e-8)
@@ -48,11 +40,11 @@ def test_weights_and_momenta_train_to_the_same_network(loss, depth):
 @pytest.fixture(scope="module")
 def trained():
     with jax.enable_x64(True):
-        return train(problem(), 10)
+        return train(tanh_problem(), 10)
 
 
 def test_momenta_are_scaled_gradients_and_give_the_weights_back(trained):
-    it, network = problem(), trained.network
+    it, network = tanh_problem(), trained.network
     p = network.momenta(it.start, it.loss, NU)
     np.testing.assert_allclose(network.weights_from(it.start, p), network.weights, atol=1e-6)
     final = jax.grad(it.loss)(network(it.start))
@@ -61,7 +53,7 @@ def test_momenta_are_scaled_gradients_and_give_the_weights_back(trained):
 
 def test_momenta_obey_the_recursion_of_the_flow(trained):
     """p_s = (I + ∇v_{s+1}(q_{s+1}))ᵀ p_{s+1}: an identity of back-propagation, trained or not."""
-    it, network = problem(), trained.network
+    it, network = tanh_problem(), trained.network
     q, p = network.states(it.start), network.momenta(it.start, it.loss, NU)
 
     def layer(x):
@@ -77,7 +69,7 @@ def test_norms_are_nearly_equal(trained):
 
 
 def test_adam_finds_the_same_minimum():
-    it = problem(nu=2.0)
+    it = tanh_problem(nu=2.0)
     by_adam = train(it, 3, solver="adam", max_iter=3000)
     np.testing.assert_allclose(by_adam.value, train(it, 3).value, rtol=1e-5)
     assert by_adam.history[0] > by_adam.history[-1]
@@ -91,10 +83,10 @@ def test_identity_before_training():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="solver must be 'lbfgs' or 'adam'"):
-        train(problem(), 3, solver="sgd")
+        train(tanh_problem(), 3, solver="sgd")
     with pytest.raises(ValueError, match="depth must be"):
-        train(problem(), 0)
+        train(tanh_problem(), 0)
     with pytest.raises(ValueError, match="no nugget"):
-        train(problem(nugget=0.1), 3)
+        train(tanh_problem(nugget=0.1), 3)
     with pytest.raises(TypeError, match="kernel with features"):
         train(LeastAction(ik.Gaussian(), np.zeros((1, 1)), Distance(np.ones((1, 1))), 1.0), 3)

@@ -4,12 +4,12 @@ r"""The variational problem itself: the flow of least action to where a loss is 
 
 with A the action of the flow. In momentum space the unknown is the first momentum alone: `solve`
 does discrete shooting through L layers (`SymplecticEuler`, the residual network itself) or follows
-the continuous flow (`RK4`). `depth_study` puts both side by side, layer count by layer count.
+the continuous flow (`RK4`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -22,7 +22,7 @@ from scipy.optimize import minimize, root
 
 from ideareg._types import Momenta, Points, Result, Scalar
 from ideareg.hamiltonian import Hamiltonian, State
-from ideareg.integrators import RK4, AbstractIntegrator, SymplecticEuler
+from ideareg.integrators import AbstractIntegrator, SymplecticEuler
 from ideareg.kernels import AbstractKernel, Kernel, as_kernel
 from ideareg.kernels.base import real_array
 from ideareg.losses import exact_terms, loss_value
@@ -40,7 +40,6 @@ ROUND = 60
 SAME_VALUE = 1e-9
 # A curvature this much smaller than the largest is that of a flat direction.
 FLAT = 1e-8
-STEPS_OF_LIMIT = 200
 
 
 class Distance(eqx.Module):
@@ -366,117 +365,3 @@ def _newton(
         outcome = root(gap, p.ravel(), method="krylov", tol=1e-12)
     found = np.asarray(outcome.x).reshape(p.shape)
     return found, _shoot(problem, found, depth, integrator)
-
-
-class DepthRow(NamedTuple):
-    """One depth of a `depth_study`, all but the first four times the number of layers.
-
-    Attributes
-    ----------
-    depth : int
-    value : float
-        Minimum V_L.
-    norms : ndarray, shape (L,)
-        Squared norms :math:`L^2\\|w_s\\|^2 = p_s^T\\Gamma p_s` of the layers.
-    gap : float
-        Residual of the boundary condition.
-    excess : float
-        L (V_L - V).
-    momentum_error : float
-        L max|p_1 - p(0)|.
-    spread : float
-        L (max - min) / mean of ``norms``.
-    remainder : float
-        L² max|what the first-order term leaves of H(q_s, p_s) - H(q_1, p_1)|.
-    """
-
-    depth: int
-    value: float
-    norms: Floats
-    gap: float
-    excess: float
-    momentum_error: float
-    spread: float
-    remainder: float
-
-
-class DepthStudy(NamedTuple):
-    """What `depth_study` found.
-
-    Attributes
-    ----------
-    limit : Optimum
-        Of the continuous flow.
-    constant : float
-        c of V_L = V + c/L, predicted from the continuous flow alone.
-    rows : list of DepthRow
-    """
-
-    limit: Optimum
-    constant: float
-    rows: list[DepthRow]
-
-
-def depth_study(
-    problem: LeastAction, depths: Sequence[int] = (5, 10, 20, 40), *, steps: int = STEPS_OF_LIMIT
-) -> DepthStudy:
-    r"""Train the network of each depth and the continuous limit, and compare.
-
-    Minimal values converge as :math:`V_L = V + c/L + O(L^{-2})` with
-    :math:`c = -\frac\nu2\int_0^1\dot p\cdot\dot q\,dt`, momenta as
-    :math:`p_1 = p(0) + O(1/L)`, and the norms of the layers are equal to :math:`O(1/L)`, with
-    :math:`H(q_s,p_s) = \text{const} + \frac1{2L}\dot q\cdot\dot p + O(L^{-2})`.
-
-    Parameters
-    ----------
-    problem : LeastAction
-    depths : sequence of int
-        Numbers of layers.
-    steps : int
-        Runge-Kutta steps of the continuous flow.
-
-    Returns
-    -------
-    DepthStudy
-    """
-    limit = solve(problem, steps, RK4())
-    optima = [_network(problem, depth, limit.momentum) for depth in depths]
-    work = _work(problem, limit.trajectory)
-    constant = -0.5 * float(problem.nu) * float(np.trapezoid(work, dx=1 / steps))
-    rows = []
-    for depth, best in zip(depths, optima, strict=True):
-        energies = best.trajectory.energies[:-1]
-        at = np.interp(np.arange(depth) / depth, np.linspace(0, 1, steps + 1), work)
-        expected = 0.5 * at / depth
-        left = energies - energies[0] - (expected - expected[0])
-        rows.append(
-            DepthRow(
-                depth=depth,
-                value=best.value,
-                norms=2 * np.asarray(energies),
-                gap=best.gap,
-                excess=depth * (best.value - limit.value),
-                momentum_error=depth * float(np.abs(best.momentum - limit.momentum).max()),
-                spread=depth * float(np.ptp(energies) / energies.mean()),
-                remainder=depth**2 * float(np.abs(left).max()),
-            )
-        )
-    return DepthStudy(limit, constant, rows)
-
-
-def _network(problem: LeastAction, depth: int, near: Floats) -> Optimum:
-    """Solve from the momentum of the limit, or from zero where so few layers cannot follow it."""
-    best = solve(problem, depth, start=near)
-    return best if best.result is Result.converged else solve(problem, depth)
-
-
-def _work(problem: LeastAction, trajectory: Trajectory) -> Floats:
-    """Return q̇·ṗ at every state."""
-
-    @jax.jit
-    def at(state: State) -> Scalar:
-        rate = problem.hamiltonian.field(state)
-        return jnp.vdot(rate.q, rate.p)
-
-    states = zip(trajectory.q, trajectory.p, strict=True)
-    return np.array([float(at(State(q, p))) for q, p in states])
