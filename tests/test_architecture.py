@@ -43,6 +43,8 @@ ORDER = [
     "audit",
     "persistence",
     "estimators",
+    "_torch",
+    "export",
     "tables",
     "plotting",
     "report",

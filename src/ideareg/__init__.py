@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ideareg.estimators import WarpingRegressor
     from ideareg.hamiltonian import Hamiltonian, State
     from ideareg.integrators import get_integrator
+    from ideareg.leastaction import LeastAction
+    from ideareg.limit import depth_study
     from ideareg.persistence import ModelFileError, load
     from ideareg.shooting import Trajectory, inverse_transport, shoot, transport
 
@@ -19,30 +21,38 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Hamiltonian",
+    "LeastAction",
     "ModelFileError",
     "State",
     "Trajectory",
     "Warp",
     "WarpingRegressor",
+    "audit_resnet",
+    "depth_study",
     "get_integrator",
     "inverse_transport",
     "kernels",
     "load",
     "shoot",
+    "to_resnet",
     "transport",
 ]
 
 _HOMES = {
     "Hamiltonian": "hamiltonian",
+    "LeastAction": "leastaction",
     "ModelFileError": "persistence",
     "State": "hamiltonian",
     "Trajectory": "shooting",
     "Warp": "blocks",
     "WarpingRegressor": "estimators",
+    "audit_resnet": "audit",
+    "depth_study": "limit",
     "get_integrator": "integrators",
     "inverse_transport": "shooting",
     "load": "persistence",
     "shoot": "shooting",
+    "to_resnet": "export",
     "transport": "shooting",
 }
 

@@ -11,6 +11,7 @@ so that the action :math:`\nu H` is :math:`\frac12|z|^2`: a standard normal prio
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -80,6 +81,12 @@ class Warp(eqx.Module):
         gram = gram + jnp.diag(jnp.where(present > 0, ham.nugget, 1.0))
         C, _, _ = cholesky_with_jitter(gram, WHITENING_JITTER)
         return State(c, solve_triangular(C.T, z, lower=False).reshape(c.shape))
+
+    def at_depth(self, depth: int) -> Warp:
+        """Return the same flow cut into ``depth`` layers: the momentum has no depth."""
+        if depth < 1:
+            raise ValueError(f"depth must be a number of layers >= 1, got {depth}.")
+        return dataclasses.replace(self, depth=depth)
 
     def trajectory(self) -> Trajectory:
         """Shoot the control points through all layers."""
