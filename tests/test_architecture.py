@@ -47,6 +47,8 @@ ORDER = [
     "export",
     "tables",
     "plotting",
+    "page",
+    "claims",
     "report",
     "bench",
     "cli",

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 
 from ideareg import WarpingRegressor, report, tables
+from ideareg.page import number
 
 SECTIONS = [
     "Data",
@@ -168,4 +169,4 @@ def test_held_out_scores_of_a_gaussian_peer():
     ],
 )
 def test_numbers_for_readers(value, text):
-    assert report.number(value) == text
+    assert number(value) == text

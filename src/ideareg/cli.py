@@ -326,6 +326,45 @@ def _demo_data() -> tuple[str, pd.DataFrame, np.ndarray, str]:
     return "Price of an IBM share", features, table["IBM"].to_numpy(float), "price"
 
 
+# ---------------------------------------------------------------- check
+
+
+@app.command()
+def check(
+    json: Annotated[Path | None, typer.Option(help="Save the rows here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
+) -> None:
+    """Measure the claims of the theory on this machine; exit status 1 if one fails."""
+    with _mistakes_in_one_line():
+        import json as codec
+
+        from rich.console import Console
+        from rich.progress import track
+
+        from ideareg import claims, persistence
+
+        for path in (json, report):
+            if path is not None:
+                persistence.check_writable(path)
+        errors = Console(stderr=True)
+        groups = track(
+            claims.CLAIMS, "measuring", console=errors, disable=not errors.is_terminal,
+            transient=True,
+        )  # fmt: skip
+        rows = [row for group in groups for row in claims.measure([group])]
+        Console(width=None if sys.stdout.isatty() else 130).print(claims.table(rows))
+        if json is not None:
+            text = codec.dumps({"claims": [row._asdict() for row in rows]}, indent=1)
+            with persistence.replacing(json) as stream:
+                stream.write(text.encode())
+        if report is not None:
+            claims.write_claims(report, rows)
+        failed = sum(not row.passed for row in rows)
+        typer.echo(f"{len(rows) - failed} of {len(rows)} claims hold.")
+        if failed:
+            raise typer.Exit(1)
+
+
 # ---------------------------------------------------------------- bench
 
 

@@ -10,30 +10,21 @@ import importlib.metadata
 import math
 import os
 import platform
-import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import norm
 from sklearn.pipeline import Pipeline
 
-from ideareg import persistence, plotting
+from ideareg import page, persistence, plotting
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 MAX_COLUMNS = 60
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-# Colours of the figures, handed over to the style sheet.
-THEMED = {
-    plotting.INK: "var(--ink)",
-    plotting.FAINT: "var(--line)",
-    plotting.BLUE: "var(--blue)",
-    plotting.ORANGE: "var(--orange)",
-}
 PICTURE = {
     1: "Where the curve is steep the model gives room to change; where it is flat it sees little "
     "to tell apart. Dashed: no warp.",
@@ -105,74 +96,23 @@ def held_out(model: Any, X: Any, y: Any) -> HeldOut:
     return HeldOut(y, mean, std, density)
 
 
-# ---------------------------------------------------------------- HTML
-
-
-def number(value: Any, digits: int = 4) -> str:
-    """Format a value for a reader: few digits, ∞ for infinity, a dash for what is not there."""
-    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
-        return "–"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    if isinstance(value, float | np.floating):
-        return f"{value:.{digits}g}".replace("inf", "∞").replace("-", "−")
-    return str(value)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    def cell(value: Any) -> str:
-        side = "" if isinstance(value, str) else ' class="n"'
-        return f"<td{side}>{escape(number(value))}</td>"
-
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _card(label: str, value: str, note: str) -> str:
-    return (
-        f'<div class="card"><span>{escape(label)}</span><b>{escape(value)}</b>'
-        f"<small>{escape(note)}</small></div>"
-    )
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
-
-
-def _note(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
-
-
-def _figure(draw: Callable[[Axes], Any], alt: str, size: tuple[float, float] = (4.3, 3.5)) -> str:
-    svg = plotting.as_svg(draw, size, alt)
-    for colour, name in THEMED.items():
-        svg = svg.replace(colour, name)
-    return f'<figure role="img" aria-label="{escape(alt)}">{svg}</figure>'
-
-
 # ---------------------------------------------------------------- sections
 
 
 def _gain(warped: HeldOut, plain: HeldOut | None) -> str:
     def against(value: Callable[[HeldOut], float]) -> str:
-        return f"{number(value(plain))} without the warp" if plain else "on held-out rows"
+        return f"{page.number(value(plain))} without the warp" if plain else "on held-out rows"
 
     cards = [
-        _card("RMSE", number(warped.rmse), against(lambda h: h.rmse)),
-        _card("log-likelihood", number(warped.ll), against(lambda h: h.ll)),
-        _card("90 % intervals hold", f"{100 * warped.coverage():.0f} %", "of held-out targets"),
+        page.card("RMSE", page.number(warped.rmse), against(lambda h: h.rmse)),
+        page.card("log-likelihood", page.number(warped.ll), against(lambda h: h.ll)),
+        page.card("90 % intervals hold", f"{100 * warped.coverage():.0f} %", "of held-out targets"),
     ]
     if plain:
         saved = f"{100 * (1 - warped.rmse / max(plain.rmse, 1e-300)):+.1f} %"
         nats = f"{warped.ll - plain.ll:+.3f}".replace("-", "−")
         note = f"of RMSE, {nats} in log-likelihood"
-        cards.append(_card("the warp gained", saved.replace("-", "−"), note))
+        cards.append(page.card("the warp gained", saved.replace("-", "−"), note))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -186,23 +126,24 @@ def _data(table: Any, y: np.ndarray, target: str) -> str:
         # Booleans count as text here: their mean and range say little.
         kind = column.dtype.kind if hasattr(column.dtype, "kind") else "O"
         if kind in "iuf" and len(present):
-            what = f"{number(float(present.min()))} … {number(float(present.max()))}"
+            what = f"{page.number(float(present.min()))} … {page.number(float(present.max()))}"
             middle: Any = float(present.median())
         else:
             top = present.mode().iloc[0] if len(present) else ""
             what, middle = f"{present.nunique()} values, mostly {top}", None
         rows.append((name, what, middle, int(column.isna().sum())))
-    rows.append((f"{target} (target)", f"{number(y.min())} … {number(y.max())}", np.median(y), 0))
+    low, high, mean, deviation = map(page.number, (y.min(), y.max(), y.mean(), y.std()))
+    rows.append((f"{target} (target)", f"{low} … {high}", np.median(y), 0))
     hidden = len(table.columns) - len(names)
-    return _section(
+    return page.section(
         "Data",
-        _note(
+        page.note(
             f"{len(y):,} rows; columns: {len(table.columns)}; gaps: "
             f"{sum(int(table[name].isna().sum()) for name in table.columns):,}. The target "
-            f"{target} has mean {number(y.mean())} and standard deviation {number(y.std())}."
+            f"{target} has mean {mean} and standard deviation {deviation}."
         ),
-        _table(("column", "range", "median", "gaps"), rows),
-        _note(f"{hidden} more columns are not shown.") if hidden > 0 else "",
+        page.table(("column", "range", "median", "gaps"), rows),
+        page.note(f"{hidden} more columns are not shown.") if hidden > 0 else "",
     )
 
 
@@ -220,16 +161,16 @@ def _accuracy(warped: HeldOut, plain: HeldOut | None) -> str:
         *(f"{100 * p:.0f} % interval" for p in LEVELS),
     )
     three = (warped.y, warped.mean, warped.std)
-    return _section(
+    return page.section(
         "Accuracy and honesty on held-out rows",
-        _note(
+        page.note(
             "These rows took no part in the fit. An interval is honest when it holds about as many "
             "of them as it promises; the log-likelihood rewards being right and knowing how right."
         ),
-        _table(head, rows),
+        page.table(head, rows),
         '<div class="row">',
-        _figure(lambda ax: plotting.predictions(*three, ax=ax), "Held-out predictions"),
-        _figure(lambda ax: plotting.calibration(*three, ax=ax), "Calibration"),
+        page.figure(lambda ax: plotting.predictions(*three, ax=ax), "Held-out predictions"),
+        page.figure(lambda ax: plotting.calibration(*three, ax=ax), "Calibration"),
         "</div>",
     )
 
@@ -256,18 +197,18 @@ def _physics(model: Any) -> str:
         "terminal residual",
         "converged",
     )
-    return _section(
+    return page.section(
         "The physics of the fit",
-        _note(
+        page.note(
             "Depth is a flow that conserves energy, so its layers cost nearly the same; the drift "
             "is how far they depart from the first. The terminal residual says how far the last "
             "momentum is from balancing the gradient of the loss, which it does at an optimum and "
             "not quite where a fit stops early. ν = ∞ is a member of the stack without a warp."
         ),
-        _table(head, rows),
+        page.table(head, rows),
         '<div class="row">',
-        _figure(lambda ax: plotting.energy(ledgers, ax=ax), "Energy per layer"),
-        _figure(lambda ax: plotting.history(model.history_, ax=ax), "Convergence"),
+        page.figure(lambda ax: plotting.energy(ledgers, ax=ax), "Energy per layer"),
+        page.figure(lambda ax: plotting.history(model.history_, ax=ax), "Convergence"),
         "</div>",
     )
 
@@ -279,30 +220,32 @@ def _selection(model: Any) -> str:
         return ""
     head = [name.removeprefix("param_").replace("_", " ") for name in columns]
     head = ["ν" if name == "nu" else name for name in head]
-    return _section(
+    return page.section(
         "How much warp, by cross-validation",
-        _note(
+        page.note(
             "ν weighs the cost of warping; ν = ∞ is no warp. Candidates are compared by mean log "
             "predictive density of rows left out, "
-            f"{number(getattr(model, 'baseline_score_', None))} for the head alone and "
-            f"{number(getattr(model, 'score_', None))} for the model that was kept."
+            f"{page.number(getattr(model, 'baseline_score_', None))} for the head alone and "
+            f"{page.number(getattr(model, 'score_', None))} for the model that was kept."
         ),
-        _table(head, zip(*columns.values(), strict=True)),
+        page.table(head, zip(*columns.values(), strict=True)),
     )
 
 
 def _settings(model: Any) -> str:
-    parameters = [(name, number(value)) for name, value in model.get_params(deep=False).items()]
+    parameters = [
+        (name, page.number(value)) for name, value in model.get_params(deep=False).items()
+    ]
     versions = [("ideareg", persistence.library_version()), ("Python", platform.python_version())]
     versions += [
         (name, importlib.metadata.version(name))
         for name in ("jax", "numpy", "scipy", "scikit-learn")
     ]
-    return _section(
+    return page.section(
         "Parameters and versions",
         '<div class="row">',
-        _table(("parameter", "value"), parameters),
-        _table(("software", "version"), versions),
+        page.table(("parameter", "value"), parameters),
+        page.table(("software", "version"), versions),
         "</div>",
     )
 
@@ -348,10 +291,10 @@ def write_report(
         _gain(warped, plain) if warped else "",
         _data(X, y, target) if hasattr(X, "columns") else "",
         _accuracy(warped, plain) if warped else "",
-        _section(
+        page.section(
             "How the space was warped",
-            _note(PICTURE[min(matrix.shape[1], 2)]),
-            _figure(
+            page.note(PICTURE[min(matrix.shape[1], 2)]),
+            page.figure(
                 lambda ax: plotting.warped_space(final, matrix, names=names, ax=ax),
                 "How the space was warped",
                 (7.2, 5.6),
@@ -361,11 +304,7 @@ def write_report(
         _selection(final),
         _settings(final),
     ]
-    page = string.Template(PAGE).substitute(
-        title=escape(title), notes=escape(notes), body="".join(body), style=STYLE
-    )
-    with persistence.replacing(path) as stream:
-        stream.write(page.encode())
+    page.write_page(path, title, notes, body)
 
 
 def _final_step(model: Any, X: Any) -> tuple[Any, np.ndarray, list[str]]:
@@ -379,45 +318,3 @@ def _final_step(model: Any, X: Any) -> tuple[Any, np.ndarray, list[str]]:
     if names is None:
         names = [f"column {i}" for i in range(matrix.shape[1])]
     return model, matrix, [str(name) for name in names]
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>$title</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><style>$style</style></head>
-<body><header><p class="brand">ideareg</p><h1>$title</h1><p>$notes</p></header>
-<main>$body</main></body></html>
-"""
-
-STYLE = """
-:root { --paper: #fbfaf7; --panel: #fff; --ink: #23272e; --soft: #646b76; --line: #cfd3da;
-  --blue: #0072b2; --orange: #d55e00;
-  --sans: "Inter", "Helvetica Neue", "Segoe UI", system-ui, sans-serif; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171c; --panel: #1b1f26; --ink: #e4e7ec;
-  --soft: #9aa3b0; --line: #3d444f; --blue: #56b4e9; --orange: #ff9e57; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.6 var(--sans); }
-header, main { max-width: 66rem; margin: 0 auto; padding: 0 1.5rem; }
-header { padding-top: 3.5rem; }
-header p { color: var(--soft); margin: .3rem 0; }
-.brand { color: var(--blue); font-weight: 600; letter-spacing: .08em; font-size: .85rem; }
-h1 { font-size: 2.1rem; line-height: 1.2; font-weight: 600; letter-spacing: -.02em; margin: 0; }
-h2 { font-size: 1.15rem; font-weight: 600; margin: 0 0 .4rem; }
-section { border-top: 1px solid var(--line); padding: 1.8rem 0; margin-top: 1.2rem; }
-section > p { color: var(--soft); max-width: 44rem; margin: 0 0 1rem; }
-.cards { display: grid; gap: 1rem; margin: 2rem 0 0;
-  grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); }
-.card { background: var(--panel); border: 1px solid var(--line); border-radius: .6rem;
-  padding: 1rem 1.2rem; }
-.card span, .card small { display: block; color: var(--soft); font-size: .82rem; }
-.card b { font-size: 1.7rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-.row { display: grid; gap: 1.5rem; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); }
-figure { margin: 1rem 0 0; } svg { width: 100%; height: auto; max-width: 46rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; width: 100%;
-  font-variant-numeric: tabular-nums; }
-th { text-align: left; color: var(--soft); font-weight: 500; white-space: nowrap; }
-th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); }
-td.n { white-space: nowrap; }
-"""
