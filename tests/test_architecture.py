@@ -25,6 +25,7 @@ ORDER = [
     "kernels.features",
     "kernels.stretched",
     "kernels",
+    "kernels.smoothness",
     "hamiltonian",
     "integrators",
     "shooting",
@@ -33,6 +34,7 @@ ORDER = [
     "readout",
     "training",
     "uncertainty",
+    "robustness",
     "selection",
     "ledger",
     "recipe",
@@ -44,6 +46,7 @@ ORDER = [
     "report",
     "bench",
     "cli",
+    "__main__",
 ]
 # Packages whose files have places of their own in ORDER.
 SPLIT_PACKAGES = {name.rpartition(".")[0] for name in ORDER} - {""}
