@@ -30,6 +30,7 @@ ORDER = [
     "integrators",
     "shooting",
     "blocks",
+    "relaxation",
     "losses",
     "readout",
     "training",

@@ -1,11 +1,11 @@
 """Certificates against what the maps do: bounds hold, and no search gets below a radius."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_problem, sample
 
+from ideareg import WarpingRegressor, nugget_path
 from ideareg import kernels as ik
 from ideareg._rows import Scaling
 from ideareg.hamiltonian import Hamiltonian, State
@@ -13,6 +13,7 @@ from ideareg.integrators import INTEGRATORS, RK4
 from ideareg.kernels.smoothness import smoothness
 from ideareg.kernels.stretched import Stretched
 from ideareg.robustness import (
+    Bound,
     bounds,
     certified_radius,
     continuous_lipschitz,
@@ -59,7 +60,9 @@ def test_slope_and_bend_bound_the_feature_map(name):
     U = rng.normal(size=(40, D)) * np.geomspace(1e-2, 2, 40)[:, None]
 
     def gap(points, signs):
-        gram = np.asarray(jax.vmap(lambda *p: kernel.gram(jnp.stack(p)))(*points))
+        count = len(points)
+        gram = np.asarray(kernel.gram(np.concatenate(points))).reshape(count, 40, count, 40)
+        gram = np.einsum("anbn->nab", gram)
         return np.sqrt(np.maximum(np.einsum("i,nij,j->n", signs, gram, signs), 0))
 
     once = gap((X, X + U), np.array([1.0, -1.0]))
@@ -101,6 +104,11 @@ class Case:
         self.fitted = conclude(problem.model, self.rows)
         self.at = sample(6, seed=7).X
 
+        def along(X, U):
+            return jax.jvp(self.fitted.flow, (X,), (U,))[1]
+
+        self.derivatives = jax.jit(lambda X, U: jax.jvp(lambda X: along(X, U), (X,), (U,)))
+
 
 @pytest.fixture(scope="module", params=sorted(INTEGRATORS))
 def case(request):
@@ -116,30 +124,13 @@ def test_flow_growth_bounds_the_layers(case, metric):
     """First and second derivatives of the map that predictions really go through."""
     growth = flow_growth(case.fitted, metric)
     assert 1 < growth.slope < np.inf
-
-    def along(x, u):
-        return jax.jvp(lambda x: case.fitted.flow(x[None])[0], (x,), (u,))[1]
-
-    rng = np.random.default_rng(3)
     root = np.sqrt(metric)
-    for x in np.vstack([case.at, case.rows.X]):
-        u = rng.normal(size=D)
-        u /= np.linalg.norm(root * u)
-        first, second = jax.jit(lambda x, u: jax.jvp(lambda x: along(x, u), (x,), (u,)))(x, u)
-        assert np.linalg.norm(root * first) <= growth.slope * (1 + 1e-12)
-        assert np.linalg.norm(root * second) <= growth.bend
-
-
-def test_flow_bound_is_sharp_for_a_linear_flow():
-    """One point under the linear kernel in one dimension: every layer is a dilation."""
-    rows = sample()
-    problem = make_problem(rows=rows, integrator="leapfrog", size=0.6)
-    warp = problem.model.warp
-    fitted = conclude(problem.model, rows)
-    state = fitted.trajectory.initial
-    assert flow_growth(fitted, np.ones(D)).slope <= continuous_lipschitz(
-        warp.hamiltonian, state
-    ) * (1 + 0.5)
+    u = np.random.default_rng(3).normal(size=D)
+    u /= np.linalg.norm(root * u)
+    X = np.vstack([case.at, case.rows.X])
+    first, second = case.derivatives(X, np.broadcast_to(u, X.shape))
+    assert (np.linalg.norm(root * first, axis=1) <= growth.slope * (1 + 1e-12)).all()
+    assert (np.linalg.norm(root * second, axis=1) <= growth.bend).all()
 
 
 def test_continuous_flow_stays_below_its_bound():
@@ -188,8 +179,6 @@ def test_regressor_stays_below_its_bounds(case):
 
 def test_certified_radius_of_a_known_function():
     """A plane: the gradient says all, and the radius is tolerance over slope."""
-    from ideareg.robustness import Bound
-
     flat = [Bound(np.ones(D), np.array([5.0]), np.array([0.0]))]
     gradient = np.array([[[3.0, 4.0]], [[0.0, 0.0]]])
     radius = certified_radius(
@@ -209,7 +198,8 @@ def test_certified_radius_of_a_known_function():
 
 @pytest.mark.parametrize("power", [0.0, 0.3, 1.0, 1.6, 2.0])
 def test_steepest_slope_of_a_bent_column(power):
-    scaling = Scaling(np.array([0.5]), np.array([power]), np.zeros(1), np.array([2.0]), np.array([True]))
+    one = np.ones(1)
+    scaling = Scaling(0.5 * one, power * one, 0 * one, 2.0 * one, one > 0)
     at = np.linspace(-3, 3, 13)[:, None]
     for radius in (1e-6, 0.4, 2.0):
         steepest = scaling.steepest(at, np.full(len(at), radius))
@@ -218,3 +208,136 @@ def test_steepest_slope_of_a_bent_column(power):
         measured = (np.diff(values) / np.diff(inside)).max(1)
         assert (measured <= steepest[:, 0] * (1 + 1e-6)).all()
         np.testing.assert_allclose(measured, steepest[:, 0], rtol=0.03)
+
+
+# ------------------------------------------------------------------ the estimator
+
+
+def table(n=60, seed=0, outputs=1):
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.normal(size=n), np.exp(rng.normal(size=n)), np.full(n, 3.0)])
+    Y = np.tanh(3 * X[:, :1] + np.arange(outputs)) + 0.2 * np.log(X[:, 1:2])
+    return X, (Y[:, 0] if outputs == 1 else Y)
+
+
+def regressor(**changes):
+    small = {"nu": 1.0, "n_control_points": 5, "max_iter": 15, "random_state": 0}
+    return WarpingRegressor(**{**small, **changes})
+
+
+MODELS = {
+    "matern52": {},
+    "gaussian": {"kernel": "gaussian", "nugget": 0.1},
+    "matern32": {"kernel": "matern32", "warp_kernel": "matern52"},
+    "stack": {"nu": (np.inf, 1.0), "n_folds": 2, "max_iter": 8},
+    "two": {"outputs": 2, "n_inducing": 8, "head": "sparse"},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fitted(request):
+    changes = dict(MODELS[request.param])
+    X, y = table(outputs=changes.pop("outputs", 1))
+    return regressor(**changes).fit(X, y), table(12, seed=1)[0]
+
+
+@pytest.mark.parametrize("units", ["input", "standardized"])
+def test_no_attack_beats_the_certified_radius(fitted, units):
+    model, X = fitted
+    tolerance = 0.3
+    certified = model.certified_radius(X, tolerance, units=units)
+    attacked = model.attacked_radius(X, tolerance, units=units)
+    assert (certified > 0).all()
+    assert (attacked >= certified).all()
+    tightness = certified / attacked
+    assert tightness.max() > 0.02
+
+
+def test_random_steps_within_the_radius_change_little(fitted):
+    model, X = fitted
+    before, rng = model.predict(X), np.random.default_rng(0)
+    for tolerance in (1e-3, 0.1, 1.0):
+        radius = model.certified_radius(X, tolerance)
+        for _ in range(5):
+            step = rng.normal(size=X.shape)
+            step *= (radius / np.linalg.norm(step, axis=1))[:, None]
+            assert (np.abs(model.predict(X + step) - before) <= tolerance).all()
+
+
+def test_certificate_is_sharp_in_the_limit():
+    X, y = table()
+    model, at = regressor().fit(X, y), table(6, seed=1)[0]
+    small = model.certified_radius(at, 1e-6) / model.attacked_radius(at, 1e-6)
+    assert ((small > 0.9) & (small <= 1)).all()
+
+
+def test_sign_cannot_change_within_the_margin():
+    X, y = table()
+    model = regressor().fit(X, np.sign(y))
+    decision = model.predict(X)
+    radius = model.certified_radius(X, np.abs(decision))
+    step = np.random.default_rng(0).normal(size=X.shape)
+    step *= 0.999 * (radius / np.linalg.norm(step, axis=1))[:, None]
+    assert (np.sign(model.predict(X + step)) == np.sign(decision)).all()
+    assert (np.argsort(radius)[:3] != np.argsort(-np.abs(decision))[:3]).all()
+
+
+def test_lipschitz_constant_bounds_predictions(fitted):
+    model, X = fitted
+    forward = model._scale_x.forward
+    values, Z = model.predict(X).reshape(len(X), -1), forward(X)
+    far = np.linalg.norm(Z[:, None] - Z[None], axis=-1)[..., None]
+    change = np.abs(values[:, None] - values[None])
+    assert (change <= np.asarray(model.lipschitz_) * far + 1e-12).all()
+    assert np.shape(model.lipschitz_) == values.shape[1:] if values.shape[1] > 1 else True
+
+
+def test_no_certificate_without_a_bound():
+    X, y = table()
+    model = regressor(kernel="matern12", max_iter=3).fit(X, y)
+    assert model.lipschitz_ == np.inf
+    np.testing.assert_array_equal(model.certified_radius(X[:3], 0.1), 0.0)
+
+
+def test_wrong_questions_are_refused(fitted):
+    model, X = fitted
+    with pytest.raises(ValueError, match="units must be one of"):
+        model.certified_radius(X, 0.1, units="metres")
+    with pytest.raises(ValueError, match="non-negative"):
+        model.certified_radius(X, -0.1)
+    with pytest.raises(ValueError, match="shape"):
+        model.certified_radius(X, np.ones(5))
+
+
+def test_nugget_used_says_what_was_added(fitted):
+    model, _ = fitted
+    used, jitter = model.nugget_used_, 1e-6
+    assert used["flow"] == model.nugget
+    np.testing.assert_allclose(used["whitening"], model.nugget + jitter)
+    assert used["inducing"] == (1e-7 if model.head == "sparse" else 0.0)
+    np.testing.assert_allclose(used["head"], model.noise_, rtol=1e-12)
+
+
+def test_fit_with_a_nugget_is_deployed_without():
+    """Control points leave the flow that carries rows: the same points as rows go elsewhere."""
+    X, y = table()
+    gaps = {}
+    for r in (0.0, 0.5):
+        model = regressor(nugget=r).fit(X, y)
+        first = model.warps_[0].predictor
+        present = first.warp.present > 0
+        d = model.n_features_in_
+        trained = model._scale_x.backward(np.asarray(first.trajectory.q[-1])[present, :d])
+        carried = model.transform(model.control_points_)
+        gaps[r] = np.abs(model._scale_x.forward(trained) - model._scale_x.forward(carried)).max()
+    assert gaps[0.5] > 5 * gaps[0.0]
+
+
+def test_nugget_path():
+    X, y = table()
+    path = nugget_path(regressor(max_iter=5), X, y, (0.0, 0.3), cv=2)
+    np.testing.assert_array_equal(path["nugget"], [0.0, 0.3])
+    assert all(np.isfinite(column).all() and column.shape == (2,) for column in path.values())
+    again = regressor(max_iter=5, nugget=0.3).fit(X, y)
+    np.testing.assert_allclose(path["lipschitz"][1], again.lipschitz_)
+    np.testing.assert_allclose(path["action"][1], again.ledger_["action"])

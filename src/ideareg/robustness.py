@@ -24,12 +24,7 @@ from numpy.typing import NDArray
 
 from ideareg._types import Points, Scalar
 from ideareg.hamiltonian import Hamiltonian, State
-from ideareg.integrators import (
-    RK4,
-    AbstractIntegrator,
-    ImplicitMidpoint,
-    StormerVerlet,
-)
+from ideareg.integrators import RK4, AbstractIntegrator, ImplicitMidpoint, StormerVerlet
 from ideareg.kernels import Kernel
 from ideareg.kernels.smoothness import is_scalar, smoothness
 from ideareg.uncertainty import Predictor
@@ -39,6 +34,8 @@ Floats = NDArray[np.float64]
 # Radii are sought between 10 to the minus and plus this; beyond it they are 0 and infinite.
 DECADES = 100
 BISECTIONS = 64
+# An attack: balls tried, ascent steps in each, and their size in units of the ball.
+ROUNDS, ASCENT, STRIDE = 16, 15, 0.3
 
 
 def _times(a: Any, b: Any) -> Any:
@@ -206,7 +203,8 @@ def bounds(fitted: Predictor) -> list[Bound]:
     posterior, d = fitted.posterior, fitted.posterior.points.shape[1]
     squares = np.asarray(_squared_norms(fitted))
     norms = np.sqrt(np.maximum(squares, 0.0))
-    warp, head = (smoothness(k, d).slope for k in (fitted.warp.hamiltonian.kernel, posterior.kernel))
+    warp = smoothness(fitted.warp.hamiltonian.kernel, d).slope
+    head = smoothness(posterior.kernel, d).slope
     metrics = [warp, head, np.sqrt(warp * head), np.ones(d)]
     found = []
     for metric in metrics:
@@ -307,3 +305,68 @@ def certified_radius(
         good = holds(middle)
         low, high = np.where(good, middle, low), np.where(good, high, middle)
     return np.where(never, 0.0, np.where(always, np.inf, 10.0**low))
+
+
+def attacked_radius(
+    value: Callable[[Floats], Floats],
+    slope: Callable[[Floats], Floats],
+    X: Floats,
+    tolerance: Floats,
+    start: Floats,
+) -> Floats:
+    """Return the least distance at which a search found an output changed by its tolerance.
+
+    Projected gradient ascent of each output, up and down, in balls that grow until one holds a
+    hit and shrink below it after. Every true radius lies between `certified_radius` and this.
+
+    Parameters
+    ----------
+    value, slope : callable
+        Map points (n, d) to outputs (n, k), and to their gradients (n, k, d).
+    X : ndarray, shape (n, d)
+    tolerance : ndarray, shape (n, k)
+    start : ndarray, shape (n,)
+        Radii of the first balls.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Infinite where nothing was found.
+    """
+    before = value(X)
+    nearest = np.full(len(X), np.inf)
+
+    def unit(G: Floats) -> Floats:
+        return G / np.maximum(np.linalg.norm(G, axis=1, keepdims=True), 1e-300)
+
+    for output in range(before.shape[1]):
+        for sign in (1.0, -1.0):
+
+            def uphill(U: Floats, output: int = output, sign: float = sign) -> Floats:
+                return unit(sign * slope(X + U)[:, output])
+
+            def hit(U: Floats, output: int = output, sign: float = sign) -> NDArray[np.bool_]:
+                change = sign * (value(X + U) - before)[:, output]
+                return np.asarray(change > tolerance[:, output])
+
+            radius = np.where(np.isfinite(nearest), nearest, start)
+            for _ in range(ROUNDS):
+                U = radius[:, None] * uphill(np.zeros_like(X))
+                for _ in range(ASCENT):
+                    U = U + STRIDE * radius[:, None] * uphill(U)
+                    U = U * np.minimum(1.0, radius / np.linalg.norm(U, axis=1))[:, None]
+                found = hit(U)
+                shrunk = _first_hit(hit, U)
+                nearest = np.where(found, np.minimum(nearest, shrunk), nearest)
+                radius = np.where(found, 0.97 * shrunk, np.minimum(2 * radius, nearest))
+    return nearest
+
+
+def _first_hit(hit: Callable[[Floats], NDArray[np.bool_]], U: Floats) -> Floats:
+    """Return the length of U cut back, by bisection, to where it still hits."""
+    low, high = np.zeros(len(U)), np.ones(len(U))
+    for _ in range(20):
+        middle = (low + high) / 2
+        found = hit(middle[:, None] * U)
+        low, high = np.where(found, low, middle), np.where(found, middle, high)
+    return high * np.linalg.norm(U, axis=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -126,7 +127,7 @@ def _(kernel: RationalQuadratic, d: int) -> Smoothness:
 
 @smoothness.register
 def _(kernel: AbstractStationary, d: int) -> Smoothness:
-    return _unknown(d)._replace(variance=float(kernel.profile(np.zeros(()))))
+    return _unknown(d)._replace(variance=float(kernel.profile(jnp.zeros(()))))
 
 
 @smoothness.register
@@ -207,4 +208,3 @@ def _(kernel: OperatorSum, d: int) -> Smoothness:
 def is_scalar(kernel: Any) -> bool:
     """Return whether ``kernel`` acts on each coordinate of a vector field alike and alone."""
     return isinstance(kernel, AbstractKernel | Isotropic)
-
