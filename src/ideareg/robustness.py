@@ -32,10 +32,10 @@ from ideareg.uncertainty import Predictor
 Floats = NDArray[np.float64]
 
 # Radii are sought between 10 to the minus and plus this; beyond it they are 0 and infinite.
-DECADES = 100
+DECADES = 30
 BISECTIONS = 64
 # An attack: balls tried, ascent steps in each, and their size in units of the ball.
-ROUNDS, ASCENT, STRIDE = 16, 15, 0.3
+ROUNDS, ASCENT, STRIDE = 12, 8, 0.4
 
 
 def _times(a: Any, b: Any) -> Any:
@@ -356,7 +356,7 @@ def attacked_radius(
                     U = U + STRIDE * radius[:, None] * uphill(U)
                     U = U * np.minimum(1.0, radius / np.linalg.norm(U, axis=1))[:, None]
                 found = hit(U)
-                shrunk = _first_hit(hit, U)
+                shrunk = _first_hit(hit, U) if found.any() else nearest
                 nearest = np.where(found, np.minimum(nearest, shrunk), nearest)
                 radius = np.where(found, 0.97 * shrunk, np.minimum(2 * radius, nearest))
     return nearest
@@ -365,7 +365,7 @@ def attacked_radius(
 def _first_hit(hit: Callable[[Floats], NDArray[np.bool_]], U: Floats) -> Floats:
     """Return the length of U cut back, by bisection, to where it still hits."""
     low, high = np.zeros(len(U)), np.ones(len(U))
-    for _ in range(20):
+    for _ in range(12):
         middle = (low + high) / 2
         found = hit(middle[:, None] * U)
         low, high = np.where(found, low, middle), np.where(found, middle, high)
