@@ -54,3 +54,11 @@ def test_spirals_start_near_each_other_and_wind_apart(points):
     np.testing.assert_array_equal(np.bincount((Y > 0).astype(int)), [points, points])
     mirrored = 1 - X[Y < 0]  # half a turn about (0.5, 0.5)
     assert np.abs(mirrored - X[Y > 0]).max() < 1
+
+
+def test_robustness(tmp_path, capsys):
+    load("plot_robustness").main(["--rows", "40", "--max-iter", "3", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert said.count("attacks that beat it: 0") == 3
+    assert len(re.findall("^nugget .* lipschitz .* rmse ", said, re.MULTILINE)) == 4
+    assert (tmp_path / "robustness.png").stat().st_size > 10_000

