@@ -56,6 +56,7 @@ def test_spirals_start_near_each_other_and_wind_apart(points):
     assert np.abs(mirrored - X[Y > 0]).max() < 1
 
 
+@pytest.mark.slow
 def test_robustness(tmp_path, capsys):
     load("plot_robustness").main(["--rows", "40", "--max-iter", "3", "--out", str(tmp_path)])
     said = capsys.readouterr().out
