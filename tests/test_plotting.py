@@ -86,6 +86,18 @@ def test_predictions_tell_what_is_outside(ax, rows):
     assert shown["within 90 %"] == 400 - outside
 
 
+def test_nugget_path_is_relative_to_its_first_value(ax):
+    path = {"nugget": [0.0, 0.1], "rmse": [2.0, 1.0], "action": [0.0, 3.0], "lipschitz": [8.0, 2.0]}
+    assert plotting.nugget_path(path, ax=ax) is ax
+    shown = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert shown == {
+        "held-out error": [1, 0.5],
+        "action": [0, 3],
+        "certified Lipschitz": [1, 0.25],
+    }
+    assert ax.get_xscale() == "symlog"
+
+
 def test_large_tables_are_thinned(ax):
     y = np.random.default_rng(0).normal(size=20_000)
     plotting.predictions(y, y, np.ones(20_000), ax=ax)

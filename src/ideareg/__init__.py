@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ideareg import kernels
     from ideareg.blocks import Warp
-    from ideareg.estimators import WarpingRegressor
+    from ideareg.estimators import WarpingRegressor, nugget_path
     from ideareg.hamiltonian import Hamiltonian, State
     from ideareg.integrators import get_integrator
     from ideareg.leastaction import LeastAction
@@ -33,6 +33,7 @@ __all__ = [
     "inverse_transport",
     "kernels",
     "load",
+    "nugget_path",
     "shoot",
     "to_resnet",
     "transport",
@@ -51,6 +52,7 @@ _HOMES = {
     "get_integrator": "integrators",
     "inverse_transport": "shooting",
     "load": "persistence",
+    "nugget_path": "estimators",
     "shoot": "shooting",
     "to_resnet": "export",
     "transport": "shooting",

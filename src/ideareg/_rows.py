@@ -108,6 +108,18 @@ class Scaling(NamedTuple):
         bent = np.where(self.varies, A * self.scale, 0.0) + self.mean
         return self.unit * yeo_johnson_inverse(bent, self.power)
 
+    def steepest(self, A: Floats, radius: Floats) -> Floats:
+        """Return the largest slope of `forward` within ``radius`` (n,) of the rows of ``A``.
+
+        The slope of a power falls along the line below power 1 and rises above, so that it is
+        largest at one end.
+        """
+        reach = radius[:, None] * np.where(self.power < 1, -1.0, 1.0)
+        end = (A + reach) / self.unit
+        exponent = np.where(end >= 0, self.power, 2 - self.power)
+        slope = (1 + np.abs(end)) ** (exponent - 1)
+        return np.where(self.varies, slope / (self.unit * self.scale), 0.0)
+
 
 def yeo_johnson(A: Floats, power: Floats) -> Floats:
     r"""Return :math:`((1+x)^\lambda-1)/\lambda` for x >= 0, and its mirror image with 2 - λ below.

@@ -20,7 +20,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from ideareg._linalg import cholesky_with_jitter
-from ideareg._types import Points, Result, Rows, Scalar, Solution
+from ideareg._types import Flag, Points, Result, Rows, Scalar, Solution
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractOperatorKernel, Kernel
@@ -70,16 +70,22 @@ class Warp(eqx.Module):
         """The energy whose flow this is."""
         return Hamiltonian(stretch(self.kernel, jnp.exp(self.log_scale)), self.nugget)
 
+    def whitening(self) -> tuple[Float[Array, "P P"], Scalar, Flag]:
+        """Return C, the jitter that its factorisation took on top of the nugget, and success."""
+        c, ham = self.control_points, self.hamiltonian
+        present = self.present
+        if isinstance(ham.kernel, AbstractOperatorKernel):
+            present = jnp.repeat(present, c.shape[1])
+        gram = ham.kernel.gram(c) * present * present[:, None]
+        gram = gram + jnp.diag(jnp.where(present > 0, ham.nugget, 1.0))
+        return cholesky_with_jitter(gram, WHITENING_JITTER)
+
     def initial_state(self) -> State:
         """Return the control points and their momentum p₀."""
         c, z = self.control_points, self.temper * self.momentum * self.present[:, None]
-        ham = self.hamiltonian
-        present = self.present
-        if isinstance(ham.kernel, AbstractOperatorKernel):
-            present, z = jnp.repeat(present, c.shape[1]), z.reshape(-1, 1)
-        gram = ham.kernel.gram(c) * present * present[:, None]
-        gram = gram + jnp.diag(jnp.where(present > 0, ham.nugget, 1.0))
-        C, _, _ = cholesky_with_jitter(gram, WHITENING_JITTER)
+        if isinstance(self.hamiltonian.kernel, AbstractOperatorKernel):
+            z = z.reshape(-1, 1)
+        C, _, _ = self.whitening()
         return State(c, solve_triangular(C.T, z, lower=False).reshape(c.shape))
 
     def at_depth(self, depth: int) -> Warp:

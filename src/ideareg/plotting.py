@@ -105,6 +105,34 @@ def energy(
     return _dress(ax, "Energy per layer", "layer", "energy")
 
 
+def nugget_path(path: Mapping[str, Any], ax: Axes | None = None) -> Axes:
+    """Plot what a nugget does to error, action and Lipschitz constant, relative to the first.
+
+    Parameters
+    ----------
+    path : mapping
+        What `ideareg.nugget_path` returns.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+        Logarithmic but for a stretch around zero, so that a nugget of 0 has a place.
+    """
+    ax = _axes(ax)
+    nuggets = np.asarray(path["nugget"], dtype=float)
+    lines = {"rmse": "held-out error", "action": "action", "lipschitz": "certified Lipschitz"}
+    for i, (name, label) in enumerate(lines.items()):
+        values = np.asarray(path[name], dtype=float)
+        share = values / values[0] if values[0] else values
+        ax.plot(nuggets, share, "o-", color=SERIES[i], ms=4, lw=1.5, label=label)
+    positive = nuggets[nuggets > 0]
+    if len(positive):
+        ax.set_xscale("symlog", linthresh=float(positive.min()))
+    return _dress(ax, "What the nugget does", "nugget r", f"relative to r = {nuggets[0]:g}")
+
+
 def history(record: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
     """Plot how far the objective was above its best at each iteration.
 

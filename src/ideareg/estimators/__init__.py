@@ -1,5 +1,6 @@
 """Estimators with the scikit-learn contract."""
 
+from ideareg.estimators.nugget import nugget_path
 from ideareg.estimators.warping import WarpingRegressor
 
-__all__ = ["WarpingRegressor"]
+__all__ = ["WarpingRegressor", "nugget_path"]

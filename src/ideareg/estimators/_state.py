@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from os import PathLike
 from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
-from ideareg import kernels
+from ideareg import kernels, persistence
 from ideareg._rows import Scaling
 from ideareg.blocks import Warp
 from ideareg.estimators._attributes import describe_warps
@@ -241,3 +243,21 @@ def _skeleton(
         np.ones((parameters, directions)), np.ones((outputs, points, directions)), one
     )
     return Model(warp, head), trajectory, posterior, spread
+
+
+class SavingMixin:
+    """Saving to, and loading from, a file of data."""
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fitted model to one file that `ideareg.load` reads: data only, no pickle."""
+        persistence.write(path, type(self).__name__, *self.get_state())
+
+    def get_state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return the fitted model as a JSON-able header and named arrays."""
+        check_is_fitted(self)
+        return regressor_state(self)
+
+    @classmethod
+    def from_state(cls, header: dict[str, Any], arrays: Arrays) -> Any:
+        """Rebuild a fitted model from `get_state`."""
+        return restore_regressor(cls, header, arrays)

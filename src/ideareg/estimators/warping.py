@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from os import PathLike
 from typing import Any
 
 import jax
@@ -31,7 +30,9 @@ from ideareg.estimators._base import (
     scoped,
     with_callbacks,
 )
+from ideareg.estimators._robust import RobustnessMixin
 from ideareg.estimators._settings import read_settings
+from ideareg.estimators._state import SavingMixin
 from ideareg.kernels import AbstractKernel
 from ideareg.recipe import candidates, fit_warps
 from ideareg.stack import Stack, in_chunks
@@ -57,7 +58,13 @@ def _similarity(model: Any, q1: Any, q2: Any) -> Any:
 
 
 class WarpingRegressor(
-    CallbackSupportMixin, TransformerMixin, MultiOutputMixin, RegressorMixin, BaseEstimator
+    RobustnessMixin,
+    SavingMixin,
+    CallbackSupportMixin,
+    TransformerMixin,
+    MultiOutputMixin,
+    RegressorMixin,
+    BaseEstimator,
 ):
     r"""Gaussian process regression after a Hamiltonian flow that warps the inputs.
 
@@ -155,6 +162,10 @@ class WarpingRegressor(
         Noise variance of the heaviest warp, in units of the standardised target.
     n_iter_ : int
         Iterations of the final descents together.
+    lipschitz_ : float or ndarray of shape (n_outputs,)
+        Certified Lipschitz constant of `predict`, per standardised unit of ``X``.
+    nugget_used_ : dict
+        What was really added to diagonals: of flow, whitening, inducing points and head.
 
     References
     ----------
@@ -429,25 +440,3 @@ class WarpingRegressor(
         sides = [X1, X1 if X2 is None else X2]
         q1, q2 = (np.asarray(_carry(fitted.predictor, self._inputs(X))[0]) for X in sides)
         return np.asarray(_similarity(fitted.model, q1, q2))
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fitted model to one file that `ideareg.load` reads: data only, no pickle."""
-        from ideareg import persistence
-
-        persistence.write(path, "WarpingRegressor", *self.get_state())
-
-    def get_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Return the fitted model as a JSON-able header and named arrays."""
-        from ideareg.estimators._state import regressor_state
-
-        check_is_fitted(self)
-        return regressor_state(self)
-
-    @classmethod
-    def from_state(
-        cls, header: dict[str, Any], arrays: dict[str, NDArray[Any]]
-    ) -> WarpingRegressor:
-        """Rebuild a fitted model from `get_state`."""
-        from ideareg.estimators._state import restore_regressor
-
-        return restore_regressor(cls, header, arrays)
