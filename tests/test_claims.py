@@ -8,7 +8,14 @@ from typer.testing import CliRunner
 
 from ideareg import claims, cli
 
-QUICK = (claims.closed_forms, claims.one_point, claims.invariants, claims.features)
+QUICK = (
+    claims.closed_forms,
+    claims.one_point,
+    claims.invariants,
+    claims.features,
+    claims.nugget,
+    claims.certificates,
+)
 SLOW = tuple(group for group in claims.CLAIMS if group not in QUICK)
 
 

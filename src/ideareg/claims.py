@@ -20,11 +20,14 @@ from scipy.linalg import expm
 from ideareg import kernels as ik
 from ideareg import page
 from ideareg._types import Points
+from ideareg.estimators.warping import WarpingRegressor
 from ideareg.hamiltonian import Hamiltonian, State, angular_momentum, linear_momentum
 from ideareg.integrators import INTEGRATORS, RK4, ImplicitMidpoint, SymplecticEuler, get_integrator
 from ideareg.leastaction import Distance, LeastAction, Regression, solve
 from ideareg.limit import depth_study
+from ideareg.relaxation import Relaxation
 from ideareg.resnet import from_trajectory, train
+from ideareg.robustness import continuous_lipschitz
 from ideareg.shooting import Trajectory, shoot, transport
 
 Floats = NDArray[np.float64]
@@ -297,11 +300,82 @@ def features() -> Iterator[Claim]:
     ends = [shoot(h, state, 4, SymplecticEuler()).final for h in (ham, plain)]
     off = _largest(ends[0].q - ends[1].q, ends[0].p - ends[1].p)
     yield _row(name, "kernel path and feature path agree", off, 0, 1e-12)
-    path = shoot(ham, state, 200, RK4())
+    path = shoot(ham, state, 400, RK4())
     psi = ik.Activation("tanh").feature_matrix
     weights = [np.asarray(p.T @ psi(q)) for q, p in zip(path.q, path.p, strict=True)]
     norms = np.array([(w**2).sum() for w in weights])
     yield _row(name, "the norm of the weights is constant", _largest(norms - norms[0]), 0, 1e-9)
+
+
+def nugget() -> Iterator[Claim]:
+    """Relaxed training: the nugget r on Γ and ρ on K."""
+    name, rng = "nugget", np.random.default_rng(4)
+    X = rng.normal(size=(6, 2))
+    path = np.concatenate([X[None], rng.normal(size=(5, 6, 2))])
+    Y = rng.normal(size=(6, 1))
+    lam, rho = 0.3, 0.15
+    numbers = {"nu": 0.7, "penalty": lam, "nugget": 0.2, "head_nugget": rho}
+    problem = Relaxation(ik.Activation("tanh"), ik.Activation("sigmoid"), **numbers)
+    reduced = problem.value(path, Y)
+    forms = [
+        problem.slack_value(path, Y, problem.best_slack(path, Y)),
+        problem.weight_value(X, Y, problem.best_weights(path, Y)),
+    ]
+    off = _largest(*[form / reduced - 1 for form in forms])
+    yield _row(name, "slack, weight and reduced form have one value", off, 0, 1e-12)
+    weights, p = problem.best_weights(path, Y), np.asarray(problem.momenta(path))
+    off = _largest(weights.z - np.sqrt(0.2) * p / 5)
+    yield _row(name, "the slack of a layer is √r h p", off, 0, 1e-12)
+
+    ham, state = Hamiltonian(ik.Gaussian(), 0.3), _state(4)
+    joined = State(np.concatenate([state.q, X]), np.concatenate([state.p, np.zeros((6, 2))]))
+    alone, crowd = (shoot(ham, each, 5, RK4()) for each in (state, joined))
+    rows = transport(ham, RK4(), alone, X)
+    off = _largest(crowd.q[:, :4] - alone.q, crowd.q[-1, 4:] - rows)
+    yield _row(name, "rows without momentum change nothing and follow the flow", off, 0, 1e-12)
+
+    plain = Relaxation(ik.Gaussian(), ik.Gaussian(), **numbers)
+    ratios = []
+    for gap in (1.0, 1e-2, 1e-4, 1e-8):
+        pair = np.array([[0.0], [gap]])
+        opposite = np.array([[1.0], [-1.0]])
+        ratios.append(float(plain.value(np.stack([pair, pair]), opposite)) * rho / (2 * lam))
+    yield _row(
+        name, "opposite labels merge: value over its bound λ|Y|²/ρ is at most 1",
+        max(ratios), 0.5, 0.5,
+    )  # fmt: skip
+
+
+def certificates() -> Iterator[Claim]:
+    """Bounds from norms alone, against what happens."""
+    name, ham, state = "robustness", Hamiltonian(ik.Gaussian()), _state(6)
+    path = shoot(ham, state, 100, RK4())
+    rng = np.random.default_rng(7)
+    x, u = 1.5 * rng.normal(size=(400, 2)), 1e-6 * rng.normal(size=(400, 2))
+    moved = np.asarray(transport(ham, RK4(), path, x + u) - transport(ham, RK4(), path, x))
+    seen = (np.linalg.norm(moved, axis=1) / np.linalg.norm(u, axis=1)).max()
+    bound = continuous_lipschitz(ham, state)
+    yield _row(
+        name, "stretch of the flow over its certificate e^(κ√2H) is at most 1",
+        seen / bound, 0.5, 0.5,
+    )  # fmt: skip
+
+
+def warped_kernels() -> Iterator[Claim]:
+    """A fitted regressor is kernel regression with the kernel that its flow warps."""
+    name, rng = "warping kernels", np.random.default_rng(3)
+    X = rng.normal(size=(40, 2))
+    y = np.tanh(4 * X[:, 0]) + 0.1 * X[:, 1]
+    model = WarpingRegressor(nu=1.0, n_control_points=6, max_iter=20, random_state=0, verbose=0)
+    model.fit(X, y)
+    K = model.warping_kernel(X)
+    dual = np.linalg.solve(K + model.noise_ * np.eye(40), (y - y.mean()) / y.std())
+    at = rng.normal(size=(9, 2))
+    predicted = y.mean() + y.std() * model.warping_kernel(at, X) @ dual
+    yield _row(
+        name, "ridge regression with the warping kernel is predict",
+        _largest(predicted - model.predict(at)), 0, 1e-8,
+    )  # fmt: skip
 
 
 CLAIMS: tuple[Callable[[], Iterator[Claim]], ...] = (
@@ -314,6 +388,9 @@ CLAIMS: tuple[Callable[[], Iterator[Claim]], ...] = (
     invariants,
     integrators,
     features,
+    nugget,
+    certificates,
+    warped_kernels,
 )
 
 
