@@ -133,6 +133,13 @@ def test_bad_arguments():
         Regression(ik.Gaussian(), np.zeros((2, 1)), 0.1, "hinge")
 
 
+def test_single_precision_is_refused():
+    import jax
+
+    with jax.enable_x64(False), pytest.raises(ValueError, match="single precision"):
+        solve(landmarks(), 3)
+
+
 def test_failure_is_reported():
     """Three layers of so little penalty have no momentum recursion that could be solved."""
     best = solve(landmarks(nu=1e-4), 3, max_iter=2)

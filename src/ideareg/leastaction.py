@@ -124,8 +124,8 @@ class LeastAction(eqx.Module):
     Examples
     --------
     >>> from ideareg.kernels import Constant
-    >>> problem = LeastAction(Constant(), np.zeros((1, 1)), Distance(np.ones((1, 1))), nu=2.0)
     >>> with jax.enable_x64(True):  # half of the way: 2·a²/2 + (1 - a)²
+    ...     problem = LeastAction(Constant(), np.zeros((1, 1)), Distance(np.ones((1, 1))), nu=2.0)
     ...     best = solve(problem, 5)
     >>> round(best.value, 9), round(best.momentum.item(), 9)
     (0.5, 0.5)
@@ -164,6 +164,15 @@ class LeastAction(eqx.Module):
         layered = isinstance(integrator, SymplecticEuler)
         p = trajectory.p[-2 if layered else -1]
         return self.nu * p + jax.grad(self.loss)(trajectory.q[-1])
+
+
+def need_float64(problem: LeastAction) -> None:
+    """Refuse a problem in single precision, where nothing converges to the tolerances here."""
+    if problem.start.dtype != np.float64:
+        raise ValueError(
+            "the problem is in single precision: make and solve it inside "
+            "`with jax.enable_x64(True):`."
+        )
 
 
 class Optimum(NamedTuple):
@@ -269,10 +278,11 @@ def solve(
     Raises
     ------
     ValueError
-        If ``depth`` is not positive.
+        If ``depth`` is not positive, or the problem is not in float64.
     """
     if depth < 1:
         raise ValueError(f"depth must be a number of layers >= 1, got {depth}.")
+    need_float64(problem)
     integrator = SymplecticEuler() if integrator is None else integrator
     p = np.zeros(np.shape(problem.start))
     if start is not None:

@@ -27,7 +27,7 @@ from scipy.optimize import minimize
 
 from ideareg._types import Points, Result, Rows, Scalar
 from ideareg.kernels import AbstractFeatureKernel
-from ideareg.leastaction import LeastAction
+from ideareg.leastaction import LeastAction, need_float64
 from ideareg.shooting import Trajectory
 
 Floats = NDArray[np.float64]
@@ -217,7 +217,7 @@ def train(
     TypeError
         If the kernel has no features.
     ValueError
-        For an unknown solver, a depth below 1, or a problem with a nugget.
+        For an unknown solver, a depth below 1, and a problem with a nugget or in single precision.
 
     Examples
     --------
@@ -233,6 +233,7 @@ def train(
         raise ValueError(f"depth must be a number of layers >= 1, got {depth}.")
     if solver not in ("lbfgs", "adam"):
         raise ValueError(f"solver must be 'lbfgs' or 'adam', got {solver!r}.")
+    need_float64(problem)
     kernel = _feature_kernel(problem)
     n_features = kernel.feature_matrix(jnp.asarray(problem.start[:1])).shape[1]
     shape = (depth, problem.start.shape[1], n_features)

@@ -15,6 +15,7 @@ from ideareg import kernels, persistence
 from ideareg._rows import Scaling
 from ideareg.blocks import Warp
 from ideareg.estimators._attributes import describe_warps
+from ideareg.estimators._base import numerics
 from ideareg.estimators._settings import read_settings
 from ideareg.kernels.base import FunctionKernel
 from ideareg.kernels.stretched import Stretched
@@ -236,7 +237,8 @@ def _skeleton(
     posterior = Posterior(
         Stretched(settings.kernel, lengths), centres, dual, factor, one, one, present
     )
-    shapes = jax.eval_shape(lambda w: w.trajectory(), warp)
+    with numerics():
+        shapes = jax.eval_shape(lambda w: w.trajectory(), warp)
     trajectory = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     parameters = sum(stage.size for stage in jax.tree.leaves(trajectory.stages))
     spread = WarpPosterior(
