@@ -30,12 +30,19 @@ ORDER = [
     "shooting",
     "blocks",
     "losses",
+    "pointwise",
+    "convex",
+    "primal",
     "readout",
     "training",
     "uncertainty",
+    "sparsity",
     "selection",
     "ledger",
     "recipe",
+    "labels",
+    "classification",
+    "joint",
     "stack",
     "persistence",
     "estimators",
@@ -44,6 +51,7 @@ ORDER = [
     "report",
     "bench",
     "cli",
+    "__main__",
 ]
 # Packages whose files have places of their own in ORDER.
 SPLIT_PACKAGES = {name.rpartition(".")[0] for name in ORDER} - {""}

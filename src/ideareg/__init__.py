@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ideareg import kernels
     from ideareg.blocks import Warp
-    from ideareg.estimators import WarpingRegressor
+    from ideareg.estimators import WarpingClassifier, WarpingRegressor
     from ideareg.hamiltonian import Hamiltonian, State
     from ideareg.integrators import get_integrator
     from ideareg.persistence import ModelFileError, load
@@ -23,6 +23,7 @@ __all__ = [
     "State",
     "Trajectory",
     "Warp",
+    "WarpingClassifier",
     "WarpingRegressor",
     "get_integrator",
     "inverse_transport",
@@ -38,6 +39,7 @@ _HOMES = {
     "State": "hamiltonian",
     "Trajectory": "shooting",
     "Warp": "blocks",
+    "WarpingClassifier": "estimators",
     "WarpingRegressor": "estimators",
     "get_integrator": "integrators",
     "inverse_transport": "shooting",

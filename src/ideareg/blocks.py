@@ -19,7 +19,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from ideareg._linalg import cholesky_with_jitter
-from ideareg._types import Points, Result, Rows, Scalar, Solution
+from ideareg._types import Matrix, Points, Result, Rows, Scalar, Solution
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractOperatorKernel, Kernel
@@ -72,14 +72,28 @@ class Warp(eqx.Module):
     def initial_state(self) -> State:
         """Return the control points and their momentum p₀."""
         c, z = self.control_points, self.temper * self.momentum * self.present[:, None]
-        ham = self.hamiltonian
-        present = self.present
-        if isinstance(ham.kernel, AbstractOperatorKernel):
-            present, z = jnp.repeat(present, c.shape[1]), z.reshape(-1, 1)
+        if self._by_coordinate:
+            z = z.reshape(-1, 1)
+        C = self._root()
+        return State(c, solve_triangular(C.T, z, lower=False).reshape(c.shape))
+
+    def whitened(self, p: Points) -> Points:
+        """Return the whitened momentum z of the initial momentum p; ν must be finite."""
+        columns = p.reshape(-1, 1) if self._by_coordinate else p
+        return (self._root().T @ columns).reshape(p.shape) / self.temper
+
+    @property
+    def _by_coordinate(self) -> bool:
+        return isinstance(self.hamiltonian.kernel, AbstractOperatorKernel)
+
+    def _root(self) -> Matrix:
+        """Return C with CCᵀ = Γ(c, c) + rI; absent points are orthogonal to all."""
+        ham, c, present = self.hamiltonian, self.control_points, self.present
+        if self._by_coordinate:
+            present = jnp.repeat(present, c.shape[1])
         gram = ham.kernel.gram(c) * present * present[:, None]
         gram = gram + jnp.diag(jnp.where(present > 0, ham.nugget, 1.0))
-        C, _, _ = cholesky_with_jitter(gram, WHITENING_JITTER)
-        return State(c, solve_triangular(C.T, z, lower=False).reshape(c.shape))
+        return cholesky_with_jitter(gram, WHITENING_JITTER)[0]
 
     def trajectory(self) -> Trajectory:
         """Shoot the control points through all layers."""

@@ -1,5 +1,6 @@
 """Estimators with the scikit-learn contract."""
 
+from ideareg.estimators.classifier import WarpingClassifier
 from ideareg.estimators.warping import WarpingRegressor
 
-__all__ = ["WarpingRegressor"]
+__all__ = ["WarpingClassifier", "WarpingRegressor"]
