@@ -72,28 +72,27 @@ class Warp(eqx.Module):
     def initial_state(self) -> State:
         """Return the control points and their momentum p₀."""
         c, z = self.control_points, self.temper * self.momentum * self.present[:, None]
-        if self._by_coordinate:
+        ham = self.hamiltonian
+        if isinstance(ham.kernel, AbstractOperatorKernel):
             z = z.reshape(-1, 1)
-        C = self._root()
+        C = self._root(ham)
         return State(c, solve_triangular(C.T, z, lower=False).reshape(c.shape))
 
     def whitened(self, p: Points) -> Points:
         """Return the whitened momentum z of the initial momentum p; ν must be finite."""
-        columns = p.reshape(-1, 1) if self._by_coordinate else p
-        return (self._root().T @ columns).reshape(p.shape) / self.temper
+        ham = self.hamiltonian
+        columns = p.reshape(-1, 1) if isinstance(ham.kernel, AbstractOperatorKernel) else p
+        return (self._root(ham).T @ columns).reshape(p.shape) / self.temper
 
-    @property
-    def _by_coordinate(self) -> bool:
-        return isinstance(self.hamiltonian.kernel, AbstractOperatorKernel)
-
-    def _root(self) -> Matrix:
+    def _root(self, ham: Hamiltonian) -> Matrix:
         """Return C with CCᵀ = Γ(c, c) + rI; absent points are orthogonal to all."""
-        ham, c, present = self.hamiltonian, self.control_points, self.present
-        if self._by_coordinate:
+        c, present = self.control_points, self.present
+        if isinstance(ham.kernel, AbstractOperatorKernel):
             present = jnp.repeat(present, c.shape[1])
         gram = ham.kernel.gram(c) * present * present[:, None]
         gram = gram + jnp.diag(jnp.where(present > 0, ham.nugget, 1.0))
-        return cholesky_with_jitter(gram, WHITENING_JITTER)[0]
+        C, _, _ = cholesky_with_jitter(gram, WHITENING_JITTER)
+        return C
 
     def trajectory(self) -> Trajectory:
         """Shoot the control points through all layers."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ideareg._rows import Rows, bucket, pad
 from ideareg._types import Result
+from ideareg.blocks import Warp
 from ideareg.labels import (
     Calibration,
     Codes,
@@ -50,6 +51,7 @@ from ideareg.recipe import (
     zeros,
 )
 from ideareg.selection import WORST, Candidate, Selection, keep_heaviest, stacking_weights
+from ideareg.shooting import Trajectory
 from ideareg.training import Descent, Model, Problem, descend
 from ideareg.uncertainty import Predictor, no_spread
 
@@ -94,6 +96,11 @@ def _grams(model: Model, X: Any, U: Any) -> tuple[Any, Any, Any]:
     q, u = model.warp(X), model.warp(U)
     unit = model.head.unit
     return unit.gram(q, u), unit.gram(u, u), u
+
+
+@jax.jit
+def _shoot(warp: Warp) -> Trajectory:
+    return warp.trajectory()
 
 
 class Workshop:
@@ -189,7 +196,7 @@ class Workshop:
             model.head.unit, pad(u, size), dual, np.zeros((0, size)), np.float64(1),
             np.float64(tuned.ridge), pad(np.ones(len(u)), size),
         )  # fmt: skip
-        trajectory = jax.jit(lambda warp: warp.trajectory())(model.warp)
+        trajectory = _shoot(model.warp)
         spread = no_spread(trajectory, jax.tree.map(jnp.asarray, posterior))
         predictor = Predictor(model.warp, trajectory, posterior, spread)
         model, predictor = jax.tree.map(np.asarray, (model, predictor))

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from sklearn.svm import LinearSVC
 
+from ideareg._rows import bucket, pad
 from ideareg.pointwise import AbstractPointwise, Hinge
 
 Floats = NDArray[np.float64]
@@ -98,14 +98,17 @@ def ridge_path(
         return [_fit(_hinge(T, Y, weight, ridge), offset) for ridge in ridges]
     curved = loss.curvature * (T.T @ (weight[:, None] * T))
     fits = []
-    device = [jnp.asarray(part) for part in (T, Y, weight, offset)]
+    n, size = len(Y), bucket(len(Y))
+    padded = pad(Y, size), pad(weight, size)
     for ridge in ridges:
         L = cholesky(curved + 2 * ridge * np.eye(len(A)), lower=True, check_finite=False)
         P = solve_triangular(L, np.eye(len(A)), lower=True, check_finite=False).T
 
         def evaluate(b: Floats, P: Floats = P, ridge: float = ridge) -> tuple[float, Floats]:
-            value, gradient = _penalised(P @ b.reshape(shape), *device, ridge, loss=loss)
-            return float(value), (P.T @ np.asarray(gradient)).ravel()
+            A = P @ b.reshape(shape)
+            charge, slope = _charge(pad(offset + T @ A, size), *padded, loss=loss)
+            gradient = T.T @ np.asarray(slope)[:n] + 2 * ridge * A
+            return float(charge) + ridge * float(np.vdot(A, A)), (P.T @ gradient).ravel()
 
         options = {"maxiter": PATH_ITERATIONS, "ftol": PATH_TOLERANCE, "gtol": 1e-6}
         outcome = minimize(
@@ -130,14 +133,9 @@ def easy_root(
 
 
 @functools.partial(jax.jit, static_argnames="loss")
-def _penalised(
-    A: Any, T: Any, Y: Any, weight: Any, offset: Any, ridge: Any, loss: AbstractPointwise
-) -> Any:
-    def value(f: Any) -> Any:
-        return weight @ loss.value(f, Y)
-
-    charge, slope = jax.value_and_grad(value)(offset + T @ A)
-    return charge + ridge * jnp.vdot(A, A), T.T @ slope + 2 * ridge * A
+def _charge(f: Any, Y: Any, weight: Any, loss: AbstractPointwise) -> Any:
+    """Return the weighted loss and its slope; rows come padded, for each shape is compiled."""
+    return jax.value_and_grad(lambda f: weight @ loss.value(f, Y))(f)
 
 
 def _hinge(T: Floats, Y: Floats, weight: Floats, ridge: float) -> Floats:

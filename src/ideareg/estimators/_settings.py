@@ -88,6 +88,10 @@ def _read_class_head(model: Any) -> dict[str, Any]:
         _check_real("ridge", model.ridge, least=0.0, strict=True)
     if not model.learn_head:
         _check_one_nu(model, "learn_head=False fits one warp with one head")
+    elif model.ridge is not None:
+        raise ValueError("ridge is chosen where learn_head=True: leave it None, or do not learn.")
+    elif isinstance(model.n_control_points, str):
+        raise ValueError("n_control_points='rows' needs learn_head=False: it is for the theory.")
     return {
         "loss": POINTWISE[model.loss](),
         "n_inducing": None,
