@@ -300,7 +300,8 @@ def fit_warps(
             problem = _continue_from(problem, selection.descents[j].model)
             share = CONTINUED
         descent = fit("fit", problem, share)
-        if settings.control_rows and isinstance(settings.loss, AbstractBoxed):
+        sparse = settings.control_rows and isinstance(settings.loss, AbstractBoxed)
+        if sparse and np.isfinite(candidate.nu):
             descent = settle(descent, problem, lambda p: fit("settle", p))
         iterations += descent.iterations
         result = max(result, descent.result)
