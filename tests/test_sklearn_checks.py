@@ -2,9 +2,9 @@
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from ideareg import WarpingRegressor
+from ideareg import WarpingClassifier, WarpingRegressor
 
 
-@parametrize_with_checks([WarpingRegressor()])
+@parametrize_with_checks([WarpingRegressor(), WarpingClassifier()])
 def test_contract(estimator, check):
     check(estimator)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ideareg import kernels
     from ideareg.blocks import Warp
-    from ideareg.estimators import WarpingRegressor, nugget_path
+    from ideareg.estimators import WarpingClassifier, WarpingRegressor, nugget_path
     from ideareg.hamiltonian import Hamiltonian, State
     from ideareg.integrators import get_integrator
     from ideareg.leastaction import LeastAction
@@ -26,6 +26,7 @@ __all__ = [
     "State",
     "Trajectory",
     "Warp",
+    "WarpingClassifier",
     "WarpingRegressor",
     "audit_resnet",
     "depth_study",
@@ -46,6 +47,7 @@ _HOMES = {
     "State": "hamiltonian",
     "Trajectory": "shooting",
     "Warp": "blocks",
+    "WarpingClassifier": "estimators",
     "WarpingRegressor": "estimators",
     "audit_resnet": "audit",
     "depth_study": "limit",

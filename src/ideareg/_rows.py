@@ -49,14 +49,38 @@ def canonical(X: Floats, Y: Floats, weight: Floats) -> Rows:
     """
     kept = weight > 0
     X, Y, weight = X[kept] + 0.0, Y[kept] + 0.0, weight[kept]  # + 0.0 turns -0.0 into 0.0
-    order = np.lexsort(np.column_stack([X, Y, weight]).T[::-1])
+    order, first = _sorted_groups(X, Y, weight)
     X, Y, weight = X[order], Y[order], weight[order]
-    both = np.hstack([X, Y])
-    first = np.ones(len(X), dtype=bool)
-    first[1:] = (both[1:] != both[:-1]).any(axis=1)
     starts = np.flatnonzero(first)
     total = np.add.reduceat(weight, starts) if len(starts) else weight[:0]
     return Rows(X[starts], Y[starts], total)
+
+
+def places(X: Floats, Y: Floats, weight: Floats) -> NDArray[np.intp]:
+    """Return which of the `canonical` rows each row became, -1 for rows of weight 0.
+
+    Examples
+    --------
+    >>> X = np.array([[2.0], [1.0], [2.0], [0.0]])
+    >>> places(X, X, np.array([1.0, 1.0, 3.0, 0.0])).tolist()
+    [1, 0, 1, -1]
+    """
+    kept = np.flatnonzero(weight > 0)
+    order, first = _sorted_groups(X[kept] + 0.0, Y[kept] + 0.0, weight[kept])
+    found = np.full(len(X), -1)
+    found[kept[order]] = np.cumsum(first) - 1
+    return found
+
+
+def _sorted_groups(
+    X: Floats, Y: Floats, weight: Floats
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return the order of the rows, and in it the first of each group of equal rows."""
+    order = np.lexsort(np.column_stack([X, Y, weight]).T[::-1])
+    both = np.hstack([X[order], Y[order]])
+    first = np.ones(len(X), dtype=bool)
+    first[1:] = (both[1:] != both[:-1]).any(axis=1)
+    return order, first
 
 
 class Scaling(NamedTuple):

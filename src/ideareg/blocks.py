@@ -88,6 +88,12 @@ class Warp(eqx.Module):
         C, _, _ = self.whitening()
         return State(c, solve_triangular(C.T, z, lower=False).reshape(c.shape))
 
+    def whitened(self, p: Points) -> Points:
+        """Return the whitened momentum z of the initial momentum p; ν must be finite."""
+        coupled = isinstance(self.hamiltonian.kernel, AbstractOperatorKernel)
+        columns = p.reshape(-1, 1) if coupled else p
+        return (self.whitening()[0].T @ columns).reshape(p.shape) / self.temper
+
     def at_depth(self, depth: int) -> Warp:
         """Return the same flow cut into ``depth`` layers: the momentum has no depth."""
         if depth < 1:

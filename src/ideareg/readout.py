@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from ideareg._types import Matrix, Points, Scalar
 from ideareg.blocks import Flow
+from ideareg.convex import risk, solve
 from ideareg.kernels import AbstractKernel
 from ideareg.kernels.stretched import Stretched
 from ideareg.losses import (
@@ -26,9 +27,11 @@ from ideareg.losses import (
     Terms,
     exact_terms,
     inverse_root,
+    loss_value,
     sparse_terms,
     whitened_sums,
 )
+from ideareg.pointwise import AbstractPointwise
 
 S = TypeVar("S")
 
@@ -104,6 +107,40 @@ class AbstractHead(eqx.Module):
         return jnp.exp(self.log_noise) + self.noise_floor
 
     @abc.abstractmethod
+    def charge(self, loss: str | AbstractPointwise, flow: Flow, rows: Batch) -> Scalar:
+        """Return the loss of the head on the warped rows; λ of a pointwise loss is the noise."""
+
+
+class AbstractProcess(AbstractHead):
+    """A head that is conditioned on the rows rather than learned."""
+
+    def charge(self, loss: str | AbstractPointwise, flow: Flow, rows: Batch) -> Scalar:
+        """Return the loss of the best regressor on the warped rows."""
+        if isinstance(loss, AbstractPointwise):
+            q = flow(rows.X)
+            return risk(loss, self.similarity(q, q), rows.Y, rows.weight, self.noise)
+        terms = self.terms(flow, rows)
+        return loss_value(loss, terms, self.noise, rows.weight.sum(), rows.Y.shape[1])
+
+    def least(
+        self, loss: AbstractPointwise, flow: Flow, rows: Batch
+    ) -> tuple[Posterior, Float[Array, "n k"]]:
+        """Return the regressor of least pointwise loss, and the dual Z of the rows.
+
+        The regressor comes as a posterior that explains no variance.
+        """
+        q = flow(rows.X)
+        Z = solve(loss, self.similarity(q, q), rows.Y, rows.weight, self.noise)
+        points, dual, present = self.spread_dual(q, Z, rows)
+        nothing = jnp.zeros((0, len(points)))
+        parts = points, dual, nothing, self.amplitude, self.noise, present
+        return Posterior(self.unit, *parts), Z
+
+    @abc.abstractmethod
+    def spread_dual(self, q: Points, Z: Matrix, rows: Batch) -> tuple[Points, Matrix, Array]:
+        """Return points, coefficients and presence such that f = k(·, points) coefficients."""
+
+    @abc.abstractmethod
     def terms(self, flow: Flow, rows: Batch) -> Terms:
         """Return what the losses are made of."""
 
@@ -116,7 +153,7 @@ class AbstractHead(eqx.Module):
         """Return the kernel of which `condition` is the ridge regression, between warped points."""
 
 
-class ExactHead(AbstractHead):
+class ExactHead(AbstractProcess):
     """Every row is its own centre: O(n³), for some hundred rows."""
 
     kernel: AbstractKernel
@@ -142,12 +179,16 @@ class ExactHead(AbstractHead):
         present = (rows.weight > 0).astype(a.dtype)
         return Posterior(self.unit, q, dual, (a / jnp.sqrt(s)) * half, a, s, present)
 
+    def spread_dual(self, q: Points, Z: Matrix, rows: Batch) -> tuple[Points, Matrix, Array]:
+        """Return the rows themselves."""
+        return q, self.amplitude * Z, (rows.weight > 0).astype(Z.dtype)
+
     def similarity(self, q1: Points, q2: Points) -> Matrix:
         """Return a·k."""
         return self.amplitude * self.unit.gram(q1, q2)
 
 
-class SparseHead(AbstractHead):
+class SparseHead(AbstractProcess):
     """The process seen through M inducing points in the warped space: O(n M²)."""
 
     kernel: AbstractKernel
@@ -197,10 +238,61 @@ class SparseHead(AbstractHead):
         factor = jnp.sqrt(a * values / (1 + values))[:, None] * P
         return Posterior(self.unit, self.inducing, dual, factor, a, s, self.present)
 
+    def spread_dual(self, q: Points, Z: Matrix, rows: Batch) -> tuple[Points, Matrix, Array]:
+        """Return the inducing points, through which the rows are seen."""
+        Li = inverse_root(self.gram())
+        return self.inducing, self.amplitude * Li.T @ (Li @ (self.cross(q).T @ Z)), self.present
+
     def similarity(self, q1: Points, q2: Points) -> Matrix:
         """Return the Nyström kernel a·k(x, U)k(U, U)⁻¹k(U, x')."""
         Li = inverse_root(self.gram())
         return self.amplitude * (self.cross(q1) @ Li.T) @ (self.cross(q2) @ Li.T).T
+
+
+class PrimalHead(AbstractHead):
+    r"""A regressor whose coefficients are learned along with the warp.
+
+    :math:`f(x) = o + k(\varphi(x), \varphi(U))\,PA` with the centres U carried by the flow. P is a
+    constant that makes the penalty and the curvature of the loss in A nearly the identity at the
+    start; it changes the path of a descent, not where it leads.
+
+    Attributes
+    ----------
+    centres : Array, shape (M, d)
+        U, before the warp.
+    present : Array, shape (M,)
+        0 for padding.
+    root : Array, shape (M, R)
+        P.
+    coefficients : Array, shape (R, k)
+        A.
+    offset : Array, shape (k,)
+        o, what the regressor returns far from all centres.
+    """
+
+    kernel: AbstractKernel
+    log_scale: Float[Array, " d"]
+    log_amplitude: Scalar
+    log_noise: Scalar
+    noise_floor: Scalar
+    centres: Float[Array, "M d"]
+    present: Float[Array, " M"]
+    root: Float[Array, "M R"]
+    coefficients: Float[Array, "R k"]
+    offset: Float[Array, " k"]
+
+    def cross(self, q: Points, u: Points) -> Matrix:
+        """Return k(q, u) for warped rows and warped centres; 0 at padding."""
+        return self.unit.gram(q, u) * self.present
+
+    def charge(self, loss: str | AbstractPointwise, flow: Flow, rows: Batch) -> Scalar:
+        """Return the penalised pointwise loss of the regressor on the warped rows."""
+        if not isinstance(loss, AbstractPointwise):
+            raise TypeError(f"PrimalHead needs a pointwise loss, got {loss!r}")
+        u, dual = flow(self.centres), self.root @ self.coefficients
+        f = self.offset + self.cross(flow(rows.X), u) @ dual
+        penalty = jnp.vdot(dual, self.cross(u, u) @ dual)
+        return self.noise * penalty + rows.weight @ loss.value(f, rows.Y)
 
 
 def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:

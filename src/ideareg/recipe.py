@@ -22,6 +22,7 @@ from ideareg.blocks import Warp
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractKernel, Kernel
 from ideareg.ledger import ledger
+from ideareg.pointwise import AbstractBoxed, AbstractPointwise
 from ideareg.readout import AbstractHead, Batch, ExactHead, SparseHead
 from ideareg.selection import (
     Candidate,
@@ -31,6 +32,7 @@ from ideareg.selection import (
     hold_out,
     keep_heaviest,
 )
+from ideareg.sparsity import settle
 from ideareg.training import Descent, Model, Problem, descend
 from ideareg.uncertainty import Predictor, conclude
 
@@ -63,7 +65,7 @@ class Settings:
     integrator: AbstractIntegrator
     depth: int
     nugget: float
-    loss: str
+    loss: str | AbstractPointwise
     nu: tuple[float, ...]
     n_control_points: tuple[int, ...]  # empty: by the number of rows
     control_rows: bool
@@ -88,6 +90,7 @@ class FittedWarp(NamedTuple):
     weight: float
     ledger: dict[str, Any]
     history: dict[str, list[float]]
+    tuned: Any = None  # what held-out rows decided for a classifier
 
 
 @dataclass
@@ -158,12 +161,13 @@ class Assembler:
     def problem(self, candidate: Candidate) -> Problem:
         """Return the problem that starts from no warp and ordinary lengths."""
         settings = self.settings
-        warp, free_warp = self._warp(candidate)
+        warp, free_warp = self.warp(candidate)
         head, free_head = self._head()
         model, free = Model(warp, head), Model(free_warp, free_head)
         return Problem(model, free, self.batch, settings.loss)
 
-    def _warp(self, candidate: Candidate) -> tuple[Warp, Warp]:
+    def warp(self, candidate: Candidate) -> tuple[Warp, Warp]:
+        """Return the warp that starts from no momentum, and 1 where it is learned."""
         settings, d = self.settings, self.batch.X.shape[1]
         if settings.control_rows:
             points = pad(self.rows.X, d, axis=1)
@@ -185,8 +189,8 @@ class Assembler:
             present=present,
         )
         scale_learned = np.full(d, moves * float(settings.learn_head))
-        free = _replace(
-            _zeros(warp), momentum=mask, control_points=mask * learned, log_scale=scale_learned
+        free = replace(
+            zeros(warp), momentum=mask, control_points=mask * learned, log_scale=scale_learned
         )
         return warp, free
 
@@ -205,13 +209,13 @@ class Assembler:
         names = ("log_scale", "log_amplitude", "log_noise")
         if self.exact:
             head: AbstractHead = ExactHead(**common)
-            return head, _replace(_zeros(head), **{k: learned + 0 * common[k] for k in names})
+            return head, replace(zeros(head), **{k: learned + 0 * common[k] for k in names})
         points = self.centres(self.n_inducing)
         present = pad(np.ones(len(points)), self.n_inducing)
         head = SparseHead(**common, inducing=pad(points, self.n_inducing), present=present)
         free = {k: learned + 0 * common[k] for k in names}
         free["inducing"] = np.repeat(present[:, None], d, axis=1)
-        return head, _replace(_zeros(head), **free)
+        return head, replace(zeros(head), **free)
 
     @property
     def exact(self) -> bool:
@@ -224,11 +228,12 @@ class Assembler:
         return 0.5 * np.log(self.rows.X.shape[1]) if self.settings.learn_head else 0.0
 
 
-def _zeros(module: Any) -> Any:
+def zeros(module: Any) -> Any:
+    """Return ``module`` with every leaf 0."""
     return jax.tree.map(np.zeros_like, module)
 
 
-def _replace(module: Any, **leaves: Floats) -> Any:
+def replace(module: Any, **leaves: Floats) -> Any:
     """Return ``module`` with the named leaves replaced."""
     names = list(leaves)
     return eqx.tree_at(lambda m: [getattr(m, k) for k in names], module, list(leaves.values()))
@@ -262,7 +267,7 @@ def fit_warps(
     """
     seed, n = int(random.randint(2**31 - 1)), len(rows)
     pool = candidates(settings, n)
-    capacity = _capacity(settings, n)
+    capacity = capacity_for(settings, n)
 
     def fit(stage: str, problem: Problem, share: float = 1.0) -> Descent:
         def tell(iteration: int, record: dict[str, float]) -> bool | None:
@@ -295,6 +300,9 @@ def fit_warps(
             problem = _continue_from(problem, selection.descents[j].model)
             share = CONTINUED
         descent = fit("fit", problem, share)
+        sparse = settings.control_rows and isinstance(settings.loss, AbstractBoxed)
+        if sparse and np.isfinite(candidate.nu):
+            descent = settle(descent, problem, lambda p: fit("settle", p))
         iterations += descent.iterations
         result = max(result, descent.result)
         try:
@@ -305,10 +313,10 @@ def fit_warps(
             result = Result.interrupted
         if result is Result.interrupted:
             break
-    return Fitted(_by_weight(warps), selection, weights, result, iterations)
+    return Fitted(by_weight(warps), selection, weights, result, iterations)
 
 
-def _capacity(settings: Settings, n: int) -> int:
+def capacity_for(settings: Settings, n: int) -> int:
     """Return the padded number of control points: one for all candidates, whatever the rows."""
     moves = settings.depth > 0 and np.isfinite(settings.nu).any()
     return max(control_point_counts(settings, n)) if moves or settings.control_rows else 1
@@ -350,7 +358,7 @@ def _interrupted(
 
 
 def _finish(descent: Descent, problem: Problem, nu: float, weight: float) -> FittedWarp:
-    fitted = conclude(descent.model, problem.rows)
+    fitted = conclude(descent.model, problem.rows, problem.loss)
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
@@ -367,7 +375,8 @@ def _continue_from(problem: Problem, model: Model) -> Problem:
     return problem._replace(model=model)
 
 
-def _by_weight(warps: list[FittedWarp]) -> list[FittedWarp]:
+def by_weight(warps: list[FittedWarp]) -> list[FittedWarp]:
+    """Return the warps with weights that sum to 1, heaviest first."""
     total = sum(w.weight for w in warps)
     ordered = sorted(warps, key=lambda w: -w.weight)
     return [w._replace(weight=w.weight / total) for w in ordered]

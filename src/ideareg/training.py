@@ -25,13 +25,15 @@ from scipy.optimize import minimize
 
 from ideareg._types import Result, Scalar
 from ideareg.blocks import Warp, action
-from ideareg.losses import loss_value
+from ideareg.pointwise import AbstractPointwise
 from ideareg.readout import AbstractHead, Batch
 
 Vector = NDArray[np.float64]
 
 # Standard deviations of the priors on logarithms, about the values at the start.
 LOG_PRIOR = 4.0
+# ... without the volume term of the evidence, which keeps lengths from shrinking.
+POINTWISE_LOG_PRIOR = 0.5
 # Pairs that L-BFGS remembers.
 MEMORY = 20
 # A step is too small to matter when J falls by less than this fraction.
@@ -51,7 +53,7 @@ class Problem(NamedTuple):
     model: Model
     free: Model  # 1 where an entry is learned, 0 where it stays
     rows: Batch
-    loss: str = "evidence"
+    loss: str | AbstractPointwise = "evidence"
 
 
 class Parts(NamedTuple):
@@ -77,7 +79,9 @@ def _learned(model: Model) -> list[Any]:
     warp, head = model.warp, model.head
     leaves = [warp.momentum, warp.control_points, warp.log_scale]
     leaves += [head.log_scale, head.log_amplitude, head.log_noise]
-    return leaves + ([head.inducing] if hasattr(head, "inducing") else [])
+    names = ("inducing", "coefficients", "offset")
+    own = [getattr(head, name) for name in names if hasattr(head, name)]
+    return leaves + own
 
 
 def pack(model: Model) -> Vector:
@@ -95,32 +99,38 @@ def unpack(theta: Any, model: Model) -> Model:
     return eqx.tree_at(_learned, model, leaves)
 
 
-def objective(model: Model, start: Model, rows: Batch, loss: str) -> tuple[Scalar, Parts]:
+def objective(
+    model: Model, start: Model, rows: Batch, loss: str | AbstractPointwise
+) -> tuple[Scalar, Parts]:
     """Return J and its parts."""
     warp, head = model.warp, model.head
     trajectory = warp.trajectory()
-    terms = head.terms(warp.along(trajectory), rows)
-    data = loss_value(loss, terms, head.noise, rows.weight.sum(), rows.Y.shape[1])
-    prior = _log_prior(model, start)
+    data = head.charge(loss, warp.along(trajectory), rows)
+    wide = not isinstance(loss, AbstractPointwise)
+    prior = _log_prior(model, start, LOG_PRIOR if wide else POINTWISE_LOG_PRIOR)
     parts = Parts(data, action(warp), prior)
     # A layer whose implicit step has no solution is no model: the line search must turn back.
     solved = jnp.where(trajectory.converged, 0.0, jnp.nan)
     return data + parts.action + prior + solved, parts
 
 
-def _log_prior(model: Model, start: Model) -> Scalar:
+def _log_prior(model: Model, start: Model, spread: float) -> Scalar:
     def logs(m: Model) -> list[Array]:
         head = m.head
         return [m.warp.log_scale, head.log_scale, head.log_amplitude, head.log_noise]
 
     pairs = zip(logs(model), logs(start), strict=True)
-    deviation = jnp.concatenate([jnp.ravel(a - b) for a, b in pairs]) / LOG_PRIOR
+    deviation = jnp.concatenate([jnp.ravel(a - b) for a, b in pairs]) / spread
     return 0.5 * jnp.vdot(deviation, deviation)
 
 
 @partial(jax.jit, static_argnames="loss")
 def value_and_gradient(
-    theta: Float[Array, " P"], free: Float[Array, " P"], start: Model, rows: Batch, loss: str
+    theta: Float[Array, " P"],
+    free: Float[Array, " P"],
+    start: Model,
+    rows: Batch,
+    loss: str | AbstractPointwise,
 ) -> tuple[Scalar, Float[Array, " P"], Parts]:
     """Return J, its gradient over the free entries, and its parts."""
 

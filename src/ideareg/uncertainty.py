@@ -13,6 +13,8 @@ sums over tiles of rows.
 
 from __future__ import annotations
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,14 @@ from jaxtyping import Array, Float
 from ideareg._types import Points, Rows, Scalar, Solution
 from ideareg.blocks import Warp
 from ideareg.losses import inverse_root
-from ideareg.readout import INDUCING_JITTER, Batch, Posterior, sum_over_tiles
+from ideareg.pointwise import AbstractPointwise
+from ideareg.readout import (
+    INDUCING_JITTER,
+    AbstractProcess,
+    Batch,
+    Posterior,
+    sum_over_tiles,
+)
 from ideareg.shooting import Trajectory
 from ideareg.training import Model
 
@@ -87,19 +96,36 @@ def _row_gradients(
     return jax.vmap(jax.grad(value), in_axes=(None, 0))(flat, X)
 
 
-@jax.jit
-def conclude(model: Model, rows: Batch) -> Predictor:
-    """Shoot once, condition the head on the rows, and measure the spread of the warp."""
-    warp = model.warp
+@partial(jax.jit, static_argnames="loss")
+def conclude(model: Model, rows: Batch, loss: str | AbstractPointwise = "evidence") -> Predictor:
+    """Shoot once, condition the head on the rows, and measure the spread of the warp.
+
+    Under a pointwise loss there is no posterior: the spread has no directions.
+    """
+    warp, head = model.warp, model.head
+    if not isinstance(head, AbstractProcess):
+        raise TypeError(f"conclude: {type(head).__name__} is learned, so nothing is left to do")
+    if isinstance(loss, AbstractPointwise):
+        trajectory = warp.trajectory()
+        posterior, _ = head.least(loss, warp.along(trajectory), rows)
+        return Predictor(warp, trajectory, posterior, no_spread(trajectory, posterior))
 
     def shot(z: Array) -> tuple[Array, Trajectory]:
         trajectory = eqx.tree_at(lambda w: w.momentum, warp, z).trajectory()
         return ravel_pytree(trajectory.stages)[0], trajectory
 
     D, trajectory = jax.jacfwd(shot, has_aux=True)(warp.momentum)
-    posterior = model.head.condition(warp.along(trajectory), rows)
+    posterior = head.condition(warp.along(trajectory), rows)
     spread = laplace(warp, trajectory, D.reshape(-1, warp.momentum.size), posterior, rows)
     return Predictor(warp, trajectory, posterior, spread)
+
+
+def no_spread(trajectory: Trajectory, posterior: Posterior) -> WarpPosterior:
+    """Return the spread of a warp that counts as known."""
+    parameters = ravel_pytree(trajectory.stages)[0].size
+    points, outputs = posterior.dual.shape
+    nothing = jnp.zeros((parameters, 0)), jnp.zeros((outputs, points, 0))
+    return WarpPosterior(*nothing, jnp.zeros(()))
 
 
 def laplace(

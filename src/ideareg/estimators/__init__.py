@@ -1,6 +1,7 @@
 """Estimators with the scikit-learn contract."""
 
+from ideareg.estimators.classifier import WarpingClassifier
 from ideareg.estimators.nugget import nugget_path
 from ideareg.estimators.warping import WarpingRegressor
 
-__all__ = ["WarpingRegressor", "nugget_path"]
+__all__ = ["WarpingClassifier", "WarpingRegressor", "nugget_path"]

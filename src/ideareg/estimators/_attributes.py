@@ -6,11 +6,15 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
 from ideareg._types import Result
-from ideareg.recipe import Fitted
+from ideareg.pointwise import AbstractBoxed
+from ideareg.recipe import Fitted, FittedWarp, Settings
+from ideareg.sparsity import keep
 from ideareg.stack import Stack
 
 
@@ -33,7 +37,8 @@ def _describe_selection(model: Any, fitted: Fitted) -> None:
     if selection is None:
         return
     # A density in units of y is that of the standardised target divided by the scale.
-    density = selection.density - np.log(model._scale_y.scale).sum()
+    scale_y = getattr(model, "_scale_y", None)
+    density = selection.density - (0.0 if scale_y is None else np.log(scale_y.scale).sum())
     share = selection.rows / selection.rows.sum()
     with np.errstate(divide="ignore"):
         model.score_ = float(share @ logsumexp(density + np.log(fitted.weights), axis=1))
@@ -56,8 +61,49 @@ def describe_warps(model: Any) -> None:
     model.momentum_ = np.asarray(state.p)[present, :d]
     model.control_points_ = model._scale_x.backward(np.asarray(state.q)[present, :d])
     model.nu_ = first.nu
-    model.noise_ = float(first.predictor.posterior.noise)
+    setattr(
+        model,
+        "ridge_" if is_classifier(model) else "noise_",
+        float(first.predictor.posterior.noise),
+    )
     model.warp_weights_ = Stack(model.warps_).weights
     model.ledgers_ = [w.ledger for w in model.warps_]
     model.ledger_ = model.ledgers_[0]
     model.history_ = first.history
+
+
+def describe_support(model: Any, settings: Settings, places: NDArray[np.intp]) -> None:
+    """Set what is known of each row where every row is a control point.
+
+    Parameters
+    ----------
+    model : estimator
+    settings : Settings
+    places : ndarray of int, shape (n_samples,)
+        The canonical row of each row of the user's, -1 for those of weight 0.
+    """
+    for name in ("momentum_norms_", "support_"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if not settings.control_rows:
+        return
+    first = model.warps_[0]
+    given = places >= 0
+    norms = np.linalg.norm(np.asarray(first.predictor.trajectory.p[0]), axis=1)
+    model.momentum_norms_ = np.where(given, norms[places], 0.0)
+    if isinstance(settings.loss, AbstractBoxed) and settings.exact is not False:
+        model.support_ = np.flatnonzero(given & _indispensable(first)[places])
+
+
+def _indispensable(warp: FittedWarp) -> NDArray[np.bool_]:
+    """Return which centres of the head have a dual, or momentum as control points."""
+    needed = (np.asarray(warp.predictor.posterior.dual) != 0).any(axis=1)
+    momentum = (np.asarray(warp.predictor.trajectory.p[0]) != 0).any(axis=1)
+    needed[: len(momentum)] |= momentum
+    return needed
+
+
+def prune_warp(warp: FittedWarp) -> FittedWarp:
+    """Return the warp without the rows that it can do without."""
+    model, predictor = keep(warp.model, warp.predictor, _indispensable(warp))
+    return warp._replace(model=model, predictor=predictor)

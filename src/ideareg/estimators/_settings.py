@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from sklearn.base import is_classifier
 
 from ideareg.integrators import INTEGRATORS, get_integrator
 from ideareg.kernels import (
@@ -18,7 +19,7 @@ from ideareg.kernels import (
     Matern52,
     as_kernel,
 )
-from ideareg.losses import LOSSES
+from ideareg.pointwise import POINTWISE, EpsilonInsensitive
 from ideareg.recipe import Settings
 
 KERNELS: dict[str, type[AbstractKernel]] = {
@@ -36,20 +37,79 @@ def read_settings(model: Any) -> Settings:
     positive = {"n_warps": 1, "n_folds": 2, "selection_rows": 10, "max_iter": 1}
     for name, least in {**positive, "depth": 0}.items():
         _check_integer(name, getattr(model, name), least)
-    if model.n_inducing is not None:
-        _check_integer("n_inducing", model.n_inducing, 1)
     for name in ("nugget", "tol"):
         _check_real(name, getattr(model, name), least=0.0)
+    _check_choice("integrator", model.integrator, tuple(INTEGRATORS))
+    return Settings(
+        **_read_warp(model),
+        **(_read_class_head(model) if is_classifier(model) else _read_head(model)),
+        integrator=get_integrator(model.integrator),
+        depth=int(model.depth),
+        nugget=float(model.nugget),
+        learn_head=bool(model.learn_head),
+        n_warps=int(model.n_warps),
+        n_folds=int(model.n_folds),
+        selection_rows=int(model.selection_rows),
+        max_iter=int(model.max_iter),
+        tol=float(model.tol),
+    )
+
+
+def _read_head(model: Any) -> dict[str, Any]:
+    """Return what a regressor says of its head."""
+    if model.n_inducing is not None:
+        _check_integer("n_inducing", model.n_inducing, 1)
     if model.noise is not None:
         _check_real("noise", model.noise, least=0.0, strict=True)
     _check_choice("head", model.head, HEADS)
-    _check_choice("loss", model.loss, LOSSES)
-    _check_choice("integrator", model.integrator, tuple(INTEGRATORS))
+    _check_choice("loss", model.loss, model._losses)
     if model.loss != "evidence" and model.learn_head:
         raise ValueError(
             f"loss={model.loss!r} cannot learn the head: without the volume term of the evidence "
             "its lengths and noise would degenerate. Set learn_head=False, or loss='evidence'."
         )
+    loss: Any = model.loss
+    if loss == "epsilon_insensitive":
+        _check_real("epsilon", model.epsilon, least=0.0)
+        _check_one_nu(model, "it has no predictive density to choose by")
+        loss = EpsilonInsensitive(float(model.epsilon))
+    return {
+        "loss": loss,
+        "n_inducing": None if model.n_inducing is None else int(model.n_inducing),
+        "exact": {"auto": None, "exact": True, "sparse": False}[model.head],
+        "noise": None if model.noise is None else float(model.noise),
+    }
+
+
+def _read_class_head(model: Any) -> dict[str, Any]:
+    """Return what a classifier says of its head."""
+    _check_choice("loss", model.loss, model._losses)
+    if model.ridge is not None:
+        _check_real("ridge", model.ridge, least=0.0, strict=True)
+    if not model.learn_head:
+        _check_one_nu(model, "learn_head=False fits one warp with one head")
+    elif model.ridge is not None:
+        raise ValueError("ridge is chosen where learn_head=True: leave it None, or do not learn.")
+    elif isinstance(model.n_control_points, str):
+        raise ValueError("n_control_points='rows' needs learn_head=False: it is for the theory.")
+    return {
+        "loss": POINTWISE[model.loss](),
+        "n_inducing": None,
+        "exact": True,
+        "noise": None if model.ridge is None else float(model.ridge),
+    }
+
+
+def _check_one_nu(model: Any, why: str) -> None:
+    if np.size(model.nu) != 1 or np.size(model.n_control_points) != 1:
+        raise ValueError(
+            f"loss={model.loss!r} takes one nu and one n_control_points, for {why}; "
+            f"got nu={model.nu!r}, n_control_points={model.n_control_points!r}."
+        )
+
+
+def _read_warp(model: Any) -> dict[str, Any]:
+    """Return what an estimator says of its warp, and the kernel after it."""
     nu = tuple(np.atleast_1d(np.asarray(model.nu)).tolist())
     if not nu:
         raise ValueError("nu must be a positive number or several, got none.")
@@ -67,27 +127,14 @@ def read_settings(model: Any) -> Settings:
     kernel = _kernel("kernel", model.kernel)
     if not isinstance(kernel, AbstractKernel):
         raise TypeError("kernel: the regressor needs a scalar kernel, got an operator-valued one.")
-    return Settings(
-        kernel=kernel,
-        warp_kernel=_kernel("warp_kernel", model.warp_kernel),
-        integrator=get_integrator(model.integrator),
-        depth=int(model.depth),
-        nugget=float(model.nugget),
-        loss=model.loss,
-        nu=tuple(map(float, nu)),
-        n_control_points=counts,
-        control_rows=by_rows,
-        n_inducing=None if model.n_inducing is None else int(model.n_inducing),
-        exact={"auto": None, "exact": True, "sparse": False}[model.head],
-        noise=None if model.noise is None else float(model.noise),
-        learn_head=bool(model.learn_head),
-        n_warps=int(model.n_warps),
-        n_folds=int(model.n_folds),
-        selection_rows=int(model.selection_rows),
-        max_iter=int(model.max_iter),
-        tol=float(model.tol),
-        pad_columns=named,
-    )
+    return {
+        "kernel": kernel,
+        "warp_kernel": _kernel("warp_kernel", model.warp_kernel),
+        "nu": tuple(map(float, nu)),
+        "n_control_points": counts,
+        "control_rows": by_rows,
+        "pad_columns": named,
+    }
 
 
 def _kernel(name: str, value: Any) -> Any:

@@ -233,7 +233,8 @@ def _skeleton(
     common = (settings.kernel, lengths, one, one, one)
     centres, present = np.ones((points, width)), np.ones(points)
     head = ExactHead(*common) if exact else SparseHead(*common, centres, present)
-    dual, factor = np.ones((points, outputs)), np.ones((points, points))
+    # A regressor of least loss explains no variance: its factor has no rows.
+    dual, factor = np.ones((points, outputs)), np.ones((size("[2].factor", 0), points))
     posterior = Posterior(
         Stretched(settings.kernel, lengths), centres, dual, factor, one, one, present
     )

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, TransformerMixin
-from sklearn.utils.validation import (
-    _check_feature_names_in,
-    _check_n_features,
-    _check_sample_weight,
-    check_array,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from ideareg._rows import Rows, Scaling, canonical, pad
-from ideareg._types import Result
-from ideareg.estimators._attributes import describe_warps, store
+from ideareg._rows import Rows, Scaling, canonical, places
+from ideareg.estimators._attributes import describe_support, store
 from ideareg.estimators._base import (
     CallbackSupportMixin,
     Progress,
@@ -33,35 +23,20 @@ from ideareg.estimators._base import (
 from ideareg.estimators._robust import RobustnessMixin
 from ideareg.estimators._settings import read_settings
 from ideareg.estimators._state import SavingMixin
+from ideareg.estimators._warped import WarpMixin
 from ideareg.kernels import AbstractKernel
+from ideareg.losses import LOSSES
 from ideareg.recipe import candidates, fit_warps
-from ideareg.stack import Stack, in_chunks
-from ideareg.uncertainty import Predictor
+from ideareg.stack import Stack
 
 Floats = NDArray[np.float64]
-
-
-@jax.jit
-def _carry(fitted: Predictor, X: Any) -> Any:
-    return (fitted.flow(X),)
-
-
-@jax.jit
-def _bring_back(fitted: Predictor, X: Any) -> Any:
-    solution = fitted.inverse(X)
-    return solution.value, solution.result
-
-
-@jax.jit
-def _similarity(model: Any, q1: Any, q2: Any) -> Any:
-    return model.head.similarity(q1, q2)
 
 
 class WarpingRegressor(
     RobustnessMixin,
     SavingMixin,
     CallbackSupportMixin,
-    TransformerMixin,
+    WarpMixin,
     MultiOutputMixin,
     RegressorMixin,
     BaseEstimator,
@@ -103,9 +78,12 @@ class WarpingRegressor(
     n_inducing : int, default=None
         Number of inducing points of the sparse head; None means a quarter of the rows in steps of
         64, at least 128 and at most 256.
-    loss : {"evidence", "squared", "optimal_recovery"}, default="evidence"
+    loss : {"evidence", "squared", "optimal_recovery", "epsilon_insensitive"}, default="evidence"
         Negative log marginal likelihood, or the losses of the theory; the latter need
-        ``learn_head=False``.
+        ``learn_head=False``. The last is that of support vector regression: it takes one ``nu``,
+        and has no predictive distribution.
+    epsilon : float, default=0.1
+        Width of the ε-insensitive loss, in units of the standardised target.
     learn_head : bool, default=True
         Learn lengths, amplitude and noise. If False the kernels are used as given.
     noise : float, default=None
@@ -166,6 +144,11 @@ class WarpingRegressor(
         Certified Lipschitz constant of `predict`, per standardised unit of ``X``.
     nugget_used_ : dict
         What was really added to diagonals: of flow, whitening, inducing points and head.
+    momentum_norms_ : ndarray of shape (n_samples,)
+        With ``n_control_points="rows"``: the norm of the momentum of each row.
+    support_ : ndarray of int
+        With ``n_control_points="rows"`` and the ε-insensitive loss: the rows that have momentum or
+        a dual. Without the others `prune` gives the same predictions.
 
     References
     ----------
@@ -196,6 +179,7 @@ class WarpingRegressor(
         head: str = "auto",
         n_inducing: int | None = None,
         loss: str = "evidence",
+        epsilon: float = 0.1,
         learn_head: bool = True,
         noise: float | None = None,
         standardize: bool = True,
@@ -220,6 +204,7 @@ class WarpingRegressor(
         self.head = head
         self.n_inducing = n_inducing
         self.loss = loss
+        self.epsilon = epsilon
         self.learn_head = learn_head
         self.noise = noise
         self.standardize = standardize
@@ -233,6 +218,8 @@ class WarpingRegressor(
         self.callback = callback
         self.random_state = random_state
         self.verbose = verbose
+
+    _losses = (*LOSSES, "epsilon_insensitive")
 
     @with_callbacks
     @scoped
@@ -280,19 +267,12 @@ class WarpingRegressor(
                 random = random_stream(self.random_state)
                 fitted = fit_warps(rows, settings, random, start=start, report=progress)
             store(self, fitted)
+        describe_support(self, settings, places(X, y.reshape(len(y), -1), weight))
         return self
 
-    def _validated(self, X: ArrayLike) -> Floats:
-        check_is_fitted(self)
-        return np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
-
-    def _inputs(self, X: ArrayLike) -> Floats:
-        """Return X checked, standardised and with padded columns."""
-        return self._standardised(self._validated(X))
-
-    def _standardised(self, X: Floats) -> Floats:
-        width = self.warps_[0].model.warp.control_points.shape[1]
-        return pad(self._scale_x.forward(X), width, axis=1)
+    def _check_density(self) -> None:
+        if self.loss == "epsilon_insensitive":
+            raise ValueError("loss='epsilon_insensitive' has no predictive distribution.")
 
     def _shaped(self, Y: Floats) -> Floats:
         return Y[:, 0] if self._one_output else Y
@@ -321,6 +301,8 @@ class WarpingRegressor(
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs), or a pair
         """
+        if return_std or return_cov:
+            self._check_density()
         if return_std and return_cov:
             raise ValueError("predict: at most one of return_std and return_cov can be True.")
         Z, stack = self._inputs(X), Stack(self.warps_)
@@ -340,6 +322,7 @@ class WarpingRegressor(
 
         A mixture of normals, summed over outputs where there are several.
         """
+        self._check_density()
         Z, stack = self._inputs(X), Stack(self.warps_)
         wanted, got = self._targets(np.zeros((len(Z), len(self._scale_y.mean)))).shape, np.shape(y)
         if got != wanted:
@@ -357,86 +340,8 @@ class WarpingRegressor(
         -------
         ndarray of shape (n_samples_X, n_samples) or (n_samples_X, n_outputs, n_samples)
         """
+        self._check_density()
         Z, stack = self._inputs(X), Stack(self.warps_)
         samples = stack.sample(Z, n_samples, random_stream(random_state))
         samples = samples * self._scale_y.scale[:, None] + self._scale_y.mean[:, None]
         return samples[:, 0] if self._one_output else samples
-
-    @scoped
-    def transform(self, X: ArrayLike) -> Floats:
-        """Carry the rows of X along the flow of the heaviest warp, in the units of X.
-
-        Constant columns of the training data are passed through.
-        """
-        rows = self._validated(X)
-        fitted = self.warps_[0].predictor
-        (Z,) = in_chunks(lambda Z: _carry(fitted, Z), self._standardised(rows))
-        return self._original(Z, rows)
-
-    @scoped
-    def inverse_transform(self, X: ArrayLike) -> Floats:
-        """Bring warped rows back: the exact inverse of `transform`, whatever their columns' names.
-
-        Raises
-        ------
-        ValueError
-            If the inverse of a layer cannot be found, for points outside the image of the flow.
-        """
-        check_is_fitted(self)
-        rows = check_array(X, dtype=np.float64)
-        _check_n_features(self, rows, reset=False)
-        fitted = self.warps_[0].predictor
-
-        def bring_back(Z: Floats) -> Any:
-            value, code = _bring_back(fitted, Z)
-            if Result(int(code)) is not Result.converged:
-                raise ValueError(f"inverse_transform: {Result(int(code)).message}")
-            return (value,)
-
-        (Z,) = in_chunks(bring_back, self._standardised(rows))
-        return self._original(Z, rows)
-
-    def _original(self, Z: Floats, X: Floats) -> Floats:
-        moved = self._scale_x.backward(Z[:, : X.shape[1]])
-        return np.where(self._scale_x.varies, moved, X)
-
-    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[Any]:
-        """Return ``warped(<name>)`` for every input."""
-        names = _check_feature_names_in(self, input_features)
-        return np.asarray([f"warped({name})" for name in names], dtype=object)
-
-    def member(self, index: int = 0) -> WarpingRegressor:
-        """Return one warp of the stack as a fitted model of its own, heaviest first.
-
-        Raises
-        ------
-        IndexError
-            If the stack has no such member.
-        """
-        check_is_fitted(self)
-        one = copy.copy(self)
-        one.warps_ = [self.warps_[index]._replace(weight=1.0)]
-        describe_warps(one)
-        return one
-
-    @scoped
-    def warping_kernel(self, X1: ArrayLike, X2: ArrayLike | None = None) -> Floats:
-        r"""Return the kernel :math:`K(\varphi(x), \varphi(x'))` of the heaviest warp.
-
-        Ridge regression with this kernel and ridge ``noise_`` on the standardised target is what
-        `predict` does where the stack is one warp. With a sparse head it is the Nyström kernel.
-
-        Parameters
-        ----------
-        X1, X2 : array-like of shape (n1, n_features) and (n2, n_features)
-            ``None`` for X2 means X1.
-
-        Returns
-        -------
-        ndarray of shape (n1, n2)
-        """
-        check_is_fitted(self)
-        fitted = self.warps_[0]
-        sides = [X1, X1 if X2 is None else X2]
-        q1, q2 = (np.asarray(_carry(fitted.predictor, self._inputs(X))[0]) for X in sides)
-        return np.asarray(_similarity(fitted.model, q1, q2))

@@ -1,0 +1,386 @@
+"""From standardised rows with labels to fitted warps and calibrated heads: the order of a fit.
+
+A tuned kernel machine comes first: one length for all columns and a ridge, by held-out likelihood.
+Then each candidate ν warps the space for it: momentum, control points, lengths and coefficients
+descend together on the penalised likelihood, with that ridge. Without the volume term of an
+evidence nothing else would keep it, which is why the ridge is not learned. The heads after the
+warps are then fitted anew with the loss that was asked for, and all that predicts well when held
+out, the machine without warp included, is stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from ideareg._rows import Rows, bucket, pad
+from ideareg._types import Result
+from ideareg.blocks import Warp
+from ideareg.labels import (
+    Calibration,
+    Codes,
+    base_rates,
+    calibrate,
+    encode,
+    for_classes,
+    likelihood,
+)
+from ideareg.ledger import ledger
+from ideareg.pointwise import AbstractPointwise
+from ideareg.primal import Features, Fit, easy_root, features, ridge_path
+from ideareg.readout import Batch, Posterior, PrimalHead
+from ideareg.recipe import (
+    FOLDED_ROWS,
+    HELD_OUT,
+    LEAST_SHARE,
+    Assembler,
+    Fitted,
+    FittedWarp,
+    Report,
+    Settings,
+    by_weight,
+    candidates,
+    capacity_for,
+    replace,
+    zeros,
+)
+from ideareg.selection import WORST, Candidate, Selection, keep_heaviest, stacking_weights
+from ideareg.shooting import Trajectory
+from ideareg.training import Descent, Model, Problem, descend
+from ideareg.uncertainty import Predictor, no_spread
+
+Floats = NDArray[np.float64]
+
+# Lengths to try, in units of the root of the number of columns, and ridges, falling.
+LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)
+RIDGES = tuple(float(10**e) for e in np.linspace(1, -3, 7))
+# Centres of the head during a descent, in the selection, and in the end, at most.
+DESCENT_CENTRES, SELECTION_CENTRES, MOST_CENTRES = 256, 512, 4096
+
+
+class Tuned(NamedTuple):
+    """What held-out rows decided for one candidate."""
+
+    log_length: float
+    ridge: float
+    calibration: Calibration
+    offset: Floats | None = None  # of the final head
+
+    def log_probability(self, f: Floats) -> Floats:
+        """Return log probabilities from the predictions f of the final head, less its offset."""
+        assert self.offset is not None
+        return self.calibration.log_probability(f + self.offset)
+
+
+class Classes(NamedTuple):
+    """Rows with the codes of their classes, and how to charge them."""
+
+    rows: Rows
+    codes: Codes
+    classes: int
+    loss: AbstractPointwise
+
+    def take(self, index: NDArray[np.intp]) -> Classes:
+        """Return the rows of ``index``."""
+        return self._replace(rows=self.rows.take(index), codes=self.codes[index])
+
+
+@jax.jit
+def _grams(model: Model, X: Any, U: Any) -> tuple[Any, Any, Any]:
+    q, u = model.warp(X), model.warp(U)
+    unit = model.head.unit
+    return unit.gram(q, u), unit.gram(u, u), u
+
+
+@jax.jit
+def _shoot(warp: Warp) -> Trajectory:
+    return warp.trajectory()
+
+
+class Workshop:
+    """Builds models and fits heads on given rows; all models have the same shapes."""
+
+    def __init__(self, data: Classes, settings: Settings, seed: int, capacity: int) -> None:
+        self.data, self.settings = data, settings
+        self.assembler = Assembler(data.rows, settings, seed, capacity)
+        self.batch = self.assembler.batch
+        self.order = np.random.RandomState(seed).permutation(len(data.rows))
+
+    @property
+    def kept(self) -> Floats:
+        """The weights of all rows."""
+        return self.data.rows.weight
+
+    def centres(self, most: int) -> Floats:
+        """Return some rows as centres, in padded columns; more of them include fewer."""
+        return np.asarray(self.batch.X)[np.sort(self.order[:most])]
+
+    def still(self, log_length: float) -> Model:
+        """Return the model without warp, its coefficients unset."""
+        settings, d = self.settings, self.batch.X.shape[1]
+        warp, _ = self.assembler.warp(Candidate(np.inf, 1))
+        empty = np.zeros((1, 1))
+        head = PrimalHead(
+            settings.kernel, np.full(d, log_length), np.float64(0), np.float64(0), np.float64(0),
+            np.zeros((1, d)), np.ones(1), empty, empty, np.zeros(1),
+        )  # fmt: skip
+        return Model(warp, head)
+
+    def features(self, model: Model, most: int) -> tuple[Features, Floats]:
+        """Return the features of all rows and the warped centres."""
+        U = self.centres(most)
+        slim = eqx.tree_at(lambda m: m.head, model, self._bare(model.head))
+        K, gram, u = _grams(slim, self.batch.X, pad(U, bucket(len(U))))
+        n, m = len(self.data.rows), len(U)
+        return features(np.asarray(K)[:n, :m], np.asarray(gram)[:m, :m]), np.asarray(u)[:m]
+
+    def _bare(self, head: PrimalHead) -> PrimalHead:
+        """Return the head without what only a descent needs: one shape, one compilation."""
+        bare = self.still(0.0).head
+        return eqx.tree_at(lambda h: h.log_scale, bare, head.log_scale)
+
+    def offset(self, loss: AbstractPointwise, weight: Floats) -> Floats:
+        """Return the base rates among the weighted rows."""
+        return base_rates(loss, self.data.codes, weight, self.data.classes)
+
+    def heads(
+        self, T: Floats, weight: Floats, ridges: tuple[float, ...], loss: AbstractPointwise
+    ) -> tuple[list[Fit], Floats]:
+        """Return the head of each ridge, and the predictions of all rows, (ridges, n, k)."""
+        Y = encode(loss, self.data.codes, self.data.classes)
+        fits = ridge_path(loss, T, Y, weight, self.offset(loss, weight), ridges)
+        return fits, np.stack([fit(T) for fit in fits])
+
+    def problem(self, candidate: Candidate, tuned: Tuned, weight: Floats) -> Problem:
+        """Return the problem that starts from the kernel machine without warp."""
+        loss = likelihood(self.data.classes)
+        found, _ = self.features(self.still(tuned.log_length), DESCENT_CENTRES)
+        fits, _ = self.heads(found.T, weight, (tuned.ridge,), loss)
+        warp, free_warp = self.assembler.warp(candidate)
+        d, size = self.batch.X.shape[1], bucket(len(found.root))
+        U = pad(self.centres(DESCENT_CENTRES), size)
+        P, inverse = easy_root(loss, found.T, weight, tuned.ridge)
+        root = found.root @ P
+        head = PrimalHead(
+            self.settings.kernel, np.full(d, tuned.log_length), np.float64(0),
+            np.log(np.float64(tuned.ridge)), np.float64(0), U, pad(np.ones(len(root)), size),
+            pad(pad(root, size), size, axis=1), pad(inverse @ fits[0].A, size), fits[0].offset,
+        )  # fmt: skip
+        learned = replace(
+            zeros(head),
+            log_scale=np.ones(d),
+            coefficients=np.ones_like(head.coefficients),
+            offset=np.ones_like(head.offset),
+        )
+        padded = len(self.batch.X)
+        Y = pad(encode(loss, self.data.codes, self.data.classes), padded)
+        rows = Batch(self.batch.X, Y, pad(weight, padded))
+        return Problem(Model(warp, head), Model(free_warp, learned), rows, loss)
+
+    def conclude(
+        self, model: Model, descent: Descent | None, candidate: Candidate, tuned: Tuned,
+        weight: float,
+    ) -> FittedWarp:  # fmt: skip
+        """Fit the final head on all rows after the warp of ``model``."""
+        found, u = self.features(model, MOST_CENTRES)
+        fits, _ = self.heads(found.T, self.kept, (tuned.ridge,), self.data.loss)
+        size = bucket(len(u))
+        dual = pad(found.root @ fits[0].A, size)
+        posterior = Posterior(
+            model.head.unit, pad(u, size), dual, np.zeros((0, size)), np.float64(1),
+            np.float64(tuned.ridge), pad(np.ones(len(u)), size),
+        )  # fmt: skip
+        trajectory = _shoot(model.warp)
+        spread = no_spread(trajectory, jax.tree.map(jnp.asarray, posterior))
+        predictor = Predictor(model.warp, trajectory, posterior, spread)
+        model, predictor = jax.tree.map(np.asarray, (model, predictor))
+        if descent is None:
+            descent = Descent(model, Result.converged, 1, {}, 0.0)
+        books = ledger(descent, trajectory, candidate.nu)
+        return FittedWarp(
+            model, predictor, candidate.nu, weight, books, descent.history,
+            tuned._replace(offset=fits[0].offset),
+        )  # fmt: skip
+
+
+class Judged(NamedTuple):
+    """One candidate on held-out rows."""
+
+    tuned: Tuned
+    density: Floats
+
+    @property
+    def score(self) -> float:
+        """Sum of the weighted log probabilities."""
+        return float(self.density.sum())
+
+
+def stratified(codes: Codes, count: int, random: np.random.RandomState) -> NDArray[np.intp]:
+    """Return the fold of each row; every class is spread evenly."""
+    order = random.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    fold = np.empty(len(codes), dtype=np.intp)
+    fold[order] = np.arange(len(codes)) % count
+    return fold
+
+
+def _judge(
+    shop: Workshop, held: NDArray[np.bool_], predictions: Floats, log_length: float
+) -> Judged:
+    """Calibrate the predictions (ridges, n, k) of held-out rows and keep the best ridge."""
+    data = shop.data
+    codes, weight = data.codes[held], data.rows.weight[held]
+    best: Judged | None = None
+    for ridge, f in zip(RIDGES, predictions[:, held], strict=True):
+        calibration = calibrate(data.loss, f, codes, weight)
+        log_p = calibration.log_probability(f)[np.arange(len(codes)), codes]
+        log_p = np.where(np.isfinite(log_p), log_p, WORST)
+        judged = Judged(Tuned(log_length, ridge, calibration), log_p)
+        if best is None or weight @ judged.density > weight @ best.density:
+            best = judged
+    assert best is not None
+    return best
+
+
+def _splits(shop: Workshop, random: np.random.RandomState) -> tuple[Any, list[Floats]]:
+    """Return which rows are held out, and for each fold where."""
+    data, settings = shop.data, shop.settings
+    n = len(data.rows)
+    if n > FOLDED_ROWS:
+        fold = np.minimum(stratified(data.codes, round(1 / HELD_OUT), random), 1) - 1
+        fold = np.where(fold == -1, 0, -1)
+    else:
+        fold = stratified(data.codes, min(settings.n_folds, n), random)
+    return fold >= 0, [fold == k for k in range(fold.max() + 1)]
+
+
+def select(
+    shop: Workshop,
+    pool: list[Candidate],
+    random: np.random.RandomState,
+    fit: Callable[[str, Problem], Descent],
+) -> tuple[Selection, list[Tuned]]:
+    """Tune the kernel machine, warp for it, and stack what predicts held-out rows."""
+    held, parts = _splits(shop, random)
+    loss, weight = shop.data.loss, shop.kept
+
+    def predicted(models: list[Model]) -> Floats:
+        """Return held-out predictions of all ridges, one model per fold."""
+        out: Any = None
+        for model, part in zip(models, parts, strict=True):
+            found, _ = shop.features(model, SELECTION_CENTRES)
+            _, f = shop.heads(found.T, np.where(part, 0.0, weight), RIDGES, loss)
+            out = np.zeros_like(f) if out is None else out
+            out[:, part] = f[:, part]
+        return out
+
+    start = 0.5 * np.log(shop.data.rows.X.shape[1])
+    machines = []
+    for length in LENGTHS:
+        model = shop.still(start + np.log(length))
+        f = predicted([model] * len(parts))
+        machines.append(_judge(shop, held, f, start + np.log(length)))
+    share = weight[held]
+    plain = max(machines, key=lambda judged: float(share @ judged.density))
+    judged, interrupted = [], None
+    descents: list[Descent] = []
+    for candidate in pool:
+        if np.isinf(candidate.nu):
+            judged.append(plain)
+            continue
+        models = []
+        for part in parts:
+            problem = shop.problem(candidate, plain.tuned, np.where(part, 0.0, weight))
+            descents.append(fit("select", problem))
+            if descents[-1].result is Result.interrupted:
+                interrupted = descents[-1]
+                break
+            models.append(descents[-1].model)
+        if interrupted is not None:
+            break
+        judged.append(_judge(shop, held, predicted(models), plain.tuned.log_length))
+    if interrupted is not None:
+        judged = [plain] * len(pool)
+    density = np.stack([j.density for j in judged], axis=1)
+    weights = stacking_weights(density, share)
+    return (
+        Selection(pool, density, share, weights, descents, interrupted),
+        [j.tuned for j in judged],
+    )
+
+
+def fit_classes(
+    data: Classes,
+    settings: Settings,
+    random: np.random.RandomState,
+    *,
+    start: list[FittedWarp] | None = None,
+    report: Report = lambda stage, iteration, record: None,
+) -> Fitted:
+    """Select, fit and calibrate for canonical, standardised rows with labels.
+
+    Parameters
+    ----------
+    data : Classes
+    settings : Settings
+    random : RandomState
+        Decides centres, folds and the rows that selection sees.
+    start : list of FittedWarp, optional
+        Go on from these, with their weights, instead of selecting anew.
+    report : callable
+        Told the stage, iteration and record of every step; a true answer ends that descent.
+
+    Returns
+    -------
+    Fitted
+    """
+    seed, n = int(random.randint(2**31 - 1)), len(data.rows)
+    data = data._replace(loss=for_classes(data.loss, data.classes))
+    pool, capacity = candidates(settings, n), capacity_for(settings, n)
+
+    def fit(stage: str, problem: Problem) -> Descent:
+        def tell(iteration: int, record: dict[str, float]) -> bool | None:
+            return report(stage, iteration, record)
+
+        return descend(problem, max_iter=settings.max_iter, gtol=settings.tol, callback=tell)
+
+    selection: Selection | None = None
+    if start is not None:
+        pool = [Candidate(w.nu, capacity) for w in start]
+        weights, tuned = np.array([w.weight for w in start]), [w.tuned for w in start]
+    else:
+        seen = data
+        if n > settings.selection_rows:
+            chosen = random.choice(n, settings.selection_rows, replace=False)
+            seen = data.take(np.sort(chosen))
+        shop = Workshop(seen, settings, seed, capacity)
+        selection, tuned = select(shop, pool, random, fit)
+        weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
+        if selection.interrupted is not None:
+            weights = np.eye(len(pool))[0]
+
+    shop = Workshop(data, settings, seed, capacity)
+    warps: list[FittedWarp] = []
+    result, iterations = Result.converged, 0
+    if selection is not None and selection.interrupted is not None:
+        result = Result.interrupted
+    for j, (candidate, weight) in enumerate(zip(pool, weights, strict=True)):
+        if weight == 0:
+            continue
+        descent = None
+        model = shop.still(tuned[j].log_length)
+        if np.isfinite(candidate.nu) and result is not Result.interrupted:
+            problem = shop.problem(candidate, tuned[j], shop.kept)
+            if start is not None:
+                problem = problem._replace(model=start[j].model)
+            descent = fit("fit", problem)
+            model, iterations = descent.model, iterations + descent.iterations
+            result = max(result, descent.result)
+        warps.append(shop.conclude(model, descent, candidate, tuned[j], float(weight)))
+    return Fitted(by_weight(warps), selection, weights, result, iterations)
