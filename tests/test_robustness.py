@@ -321,7 +321,7 @@ def test_fit_with_a_nugget_is_deployed_without():
     X, y = table()
     gaps = {}
     for r in (0.0, 0.5):
-        model = regressor(nugget=r, integrator="rk4", max_iter=5).fit(X, y)
+        model = regressor(nugget=r, integrator="leapfrog", depth=2, max_iter=5).fit(X, y)
         first = model.warps_[0].predictor
         present = first.warp.present > 0
         trained = np.asarray(first.trajectory.q[-1])[present, : model.n_features_in_]

@@ -171,13 +171,13 @@ def flow_growth(fitted: Predictor, metric: Floats) -> Growth:
 def continuous_lipschitz(ham: Hamiltonian, state: State) -> float:
     r"""Return :math:`e^{\kappa\sqrt{2H}}`, which bounds the flow itself over unit time.
 
-    The energy H is that without nugget where r = 0; with r > 0 the norm of the velocity is not
-    conserved, but :math:`\|v\|^2\le2H_r` is.
+    The norm of the velocity is :math:`\sqrt{2H}` all along without a nugget, and at most that with
+    one, for :math:`\|v\|^2=p^T\Gamma p\le2H` and H is conserved.
 
     Examples
     --------
     >>> from ideareg.kernels import Gaussian
-    >>> state = State(np.zeros((1, 1)), np.ones((1, 1)))
+    >>> state = State(jnp.zeros((1, 1)), jnp.ones((1, 1)))
     >>> round(continuous_lipschitz(Hamiltonian(Gaussian()), state), 4)
     2.7183
     """
