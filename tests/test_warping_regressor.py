@@ -1,6 +1,7 @@
 """`WarpingRegressor` end to end: known answers, what users may expect, what it leaves alone."""
 
 import copy
+import itertools
 import logging
 import pickle
 import random
@@ -679,3 +680,25 @@ def test_a_second_fit_of_a_bucket_compiles_nothing(compiled, settings):
 
 def test_parameters_can_be_read_back():
     assert re.match(r"WarpingRegressor\(.*nu=0.5", repr(regressor()).replace("\n", ""))
+
+
+def test_depth_is_set_without_refitting():
+    """The flow has no depth: predictions, their spread and the books converge as layers do."""
+    rng = np.random.default_rng(5)
+    A = rng.normal(size=(50, 2))
+    b = np.tanh(3 * A[:, 0]) + A[:, 1]
+    one = WarpingRegressor(nu=1.0, n_control_points=5, max_iter=20, random_state=0).fit(A, b)
+    at = rng.normal(size=(20, 2))
+    here = one.predict(at, return_std=True)
+    answers = []
+    for depth in (8, 16, 32, 64):
+        assert one.set_depth(depth) is one and one.depth == depth
+        answers.append(np.stack(one.predict(at, return_std=True)))
+        assert one.ledger_["depth"] == depth and len(one.ledger_["energy"]) == depth + 1
+    steps = [np.abs(b - a).max(axis=1) for a, b in itertools.pairwise(answers)]
+    assert (steps[0] > 0).all() and (steps[2] < 0.4 * steps[0]).all()
+    np.testing.assert_allclose(
+        np.stack(one.set_depth(4).predict(at, return_std=True)), here, rtol=1e-6
+    )
+    with pytest.raises(ValueError, match="depth must be an integer of at least 1"):
+        one.set_depth(0)

@@ -30,18 +30,24 @@ def ledger(descent: Descent, trajectory: Trajectory, nu: float) -> dict[str, Any
         back to the start and whitened, between 0 and 1; ``flow_converged``: whether every implicit
         layer was solved; ``result``: how the descent ended, in words; ``converged``.
     """
-    energy = np.asarray(trajectory.energies)
-    start = float(energy[0])
-    drift = float(np.abs(energy - start).max() / start) if start > 0 else 0.0
     return {
         "nu": float(nu),
-        "depth": descent.model.warp.depth,
-        "energy": [float(e) for e in energy],
-        "energy_drift": drift,
-        "action": float(nu * start) if start > 0 else 0.0,
+        **of_flow(trajectory, nu),
         "terminal_residual": descent.terminal_residual,
-        "flow_converged": bool(trajectory.converged),
         "converged": descent.result.name == "converged",
         "result": descent.result.message,
         "iterations": descent.iterations,
+    }
+
+
+def of_flow(trajectory: Trajectory, nu: float) -> dict[str, Any]:
+    """Return the part of the books that a trajectory determines."""
+    energy = np.asarray(trajectory.energies)
+    start = float(energy[0])
+    return {
+        "depth": len(energy) - 1,
+        "energy": [float(e) for e in energy],
+        "energy_drift": float(np.abs(energy - start).max() / start) if start > 0 else 0.0,
+        "action": float(nu * start) if start > 0 else 0.0,
+        "flow_converged": bool(trajectory.converged),
     }

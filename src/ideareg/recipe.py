@@ -21,7 +21,7 @@ from ideareg._types import Result
 from ideareg.blocks import Warp
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractKernel, Kernel
-from ideareg.ledger import ledger
+from ideareg.ledger import ledger, of_flow
 from ideareg.pointwise import AbstractBoxed, AbstractPointwise
 from ideareg.readout import AbstractHead, Batch, ExactHead, SparseHead
 from ideareg.selection import (
@@ -34,7 +34,7 @@ from ideareg.selection import (
 )
 from ideareg.sparsity import settle
 from ideareg.training import Descent, Model, Problem, descend
-from ideareg.uncertainty import Predictor, conclude
+from ideareg.uncertainty import Predictor, at_depth, conclude
 
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
@@ -91,6 +91,13 @@ class FittedWarp(NamedTuple):
     ledger: dict[str, Any]
     history: dict[str, list[float]]
     tuned: Any = None  # what held-out rows decided for a classifier
+
+    def at_depth(self, depth: int) -> FittedWarp:
+        """Return the same warp cut into ``depth`` layers."""
+        predictor = at_depth(self.predictor, depth)
+        model = eqx.tree_at(lambda m: m.warp, self.model, predictor.warp)
+        books = self.ledger | of_flow(predictor.trajectory, self.nu)
+        return self._replace(model=model, predictor=predictor, ledger=books)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -110,14 +111,39 @@ def conclude(model: Model, rows: Batch, loss: str | AbstractPointwise = "evidenc
         posterior, _ = head.least(loss, warp.along(trajectory), rows)
         return Predictor(warp, trajectory, posterior, no_spread(trajectory, posterior))
 
-    def shot(z: Array) -> tuple[Array, Trajectory]:
+    D, trajectory = _shot(warp)
+    posterior = head.condition(warp.along(trajectory), rows)
+    return Predictor(warp, trajectory, posterior, laplace(warp, trajectory, D, posterior, rows))
+
+
+def _shot(warp: Warp) -> tuple[Float[Array, "S R"], Trajectory]:
+    """Return the derivative of the stages by the momentum z, and the trajectory."""
+
+    def stages(z: Array) -> tuple[Array, Trajectory]:
         trajectory = eqx.tree_at(lambda w: w.momentum, warp, z).trajectory()
         return ravel_pytree(trajectory.stages)[0], trajectory
 
-    D, trajectory = jax.jacfwd(shot, has_aux=True)(warp.momentum)
-    posterior = head.condition(warp.along(trajectory), rows)
-    spread = laplace(warp, trajectory, D.reshape(-1, warp.momentum.size), posterior, rows)
-    return Predictor(warp, trajectory, posterior, spread)
+    D, trajectory = jax.jacfwd(stages, has_aux=True)(warp.momentum)
+    return D.reshape(-1, warp.momentum.size), trajectory
+
+
+_shot_jit = jax.jit(_shot)
+
+
+def at_depth(fitted: Predictor, depth: int) -> Predictor:
+    """Return a fitted model with its flow cut into ``depth`` layers, the head as it was.
+
+    The momentum has no depth, and neither has the head: the flow is the same up to O(1/depth), and
+    so are the prediction and its spread.
+    """
+    if fitted.warp.depth in (0, depth):
+        return fitted
+    warp = fitted.warp.at_depth(depth)
+    (before, _), (after, trajectory) = _shot_jit(fitted.warp), _shot_jit(warp)
+    # What the posterior says of z, read off its effect on the stages.
+    root = np.linalg.lstsq(np.asarray(before), np.asarray(fitted.spread.stages))[0]
+    spread = eqx.tree_at(lambda s: s.stages, fitted.spread, np.asarray(after) @ root)
+    return Predictor(warp, jax.tree.map(np.asarray, trajectory), fitted.posterior, spread)
 
 
 def no_spread(trajectory: Trajectory, posterior: Posterior) -> WarpPosterior:

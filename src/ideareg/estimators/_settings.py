@@ -36,7 +36,7 @@ def read_settings(model: Any) -> Settings:
     """Check the parameters of an estimator and return them in their final types."""
     positive = {"n_warps": 1, "n_folds": 2, "selection_rows": 10, "max_iter": 1}
     for name, least in {**positive, "depth": 0}.items():
-        _check_integer(name, getattr(model, name), least)
+        check_integer(name, getattr(model, name), least)
     for name in ("nugget", "tol"):
         _check_real(name, getattr(model, name), least=0.0)
     _check_choice("integrator", model.integrator, tuple(INTEGRATORS))
@@ -58,7 +58,7 @@ def read_settings(model: Any) -> Settings:
 def _read_head(model: Any) -> dict[str, Any]:
     """Return what a regressor says of its head."""
     if model.n_inducing is not None:
-        _check_integer("n_inducing", model.n_inducing, 1)
+        check_integer("n_inducing", model.n_inducing, 1)
     if model.noise is not None:
         _check_real("noise", model.noise, least=0.0, strict=True)
     _check_choice("head", model.head, HEADS)
@@ -122,7 +122,7 @@ def _read_warp(model: Any) -> dict[str, Any]:
     if not by_rows and model.n_control_points is not None:
         counts = tuple(np.atleast_1d(model.n_control_points).tolist())
     for value in counts:
-        _check_integer("n_control_points", value, 1)
+        check_integer("n_control_points", value, 1)
     named = isinstance(model.kernel, str) and isinstance(model.warp_kernel, str)
     kernel = _kernel("kernel", model.kernel)
     if not isinstance(kernel, AbstractKernel):
@@ -150,7 +150,8 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def _check_integer(name: str, value: Any, least: int) -> None:
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Refuse what is no integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
 

@@ -21,6 +21,7 @@ from ideareg._rows import Scaling, pad
 from ideareg._types import Result
 from ideareg.estimators._attributes import describe_warps, prune_warp
 from ideareg.estimators._base import scoped
+from ideareg.estimators._settings import check_integer
 from ideareg.recipe import FittedWarp
 from ideareg.stack import in_chunks
 from ideareg.uncertainty import Predictor
@@ -141,6 +142,35 @@ class WarpMixin(TransformerMixin):
         q1, q2 = (np.asarray(_carry(fitted.predictor, self._inputs(X))[0]) for X in sides)
         return np.asarray(_similarity(fitted.model, q1, q2))
 
+    @scoped
+    def set_depth(self, depth: int) -> Self:
+        """Cut the flow into another number of layers, without fitting anything anew.
+
+        The momentum determines the flow whatever its depth, so predictions change by O(1/depth):
+        how much they do when the depth is doubled tells how far the layers are from the flow.
+
+        Parameters
+        ----------
+        depth : int
+            Number of layers, positive. It becomes the parameter ``depth``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If ``depth`` is not a positive integer.
+        """
+        check_is_fitted(self)
+        check_integer("depth", depth, 1)
+        self.warps_ = [warp.at_depth(int(depth)) for warp in self.warps_]
+        self.depth = depth
+        describe_warps(self)
+        return self
+
+    @scoped
     def prune(self) -> Self:
         """Return the same model without the rows that have neither momentum nor dual.
 
