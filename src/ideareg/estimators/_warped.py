@@ -141,6 +141,7 @@ class WarpMixin(TransformerMixin):
         q1, q2 = (np.asarray(_carry(fitted.predictor, self._inputs(X))[0]) for X in sides)
         return np.asarray(_similarity(fitted.model, q1, q2))
 
+    @scoped
     def prune(self) -> Self:
         """Return the same model without the rows that have neither momentum nor dual.
 

@@ -349,6 +349,7 @@ class WarpingRegressor(
         return regressor_state(self)
 
     @classmethod
+    @scoped
     def from_state(
         cls, header: dict[str, Any], arrays: dict[str, NDArray[Any]]
     ) -> WarpingRegressor:
