@@ -216,7 +216,7 @@ def test_probabilities_are_calibrated():
     x = rng.uniform(-2, 2, size=(600, 1))
     p = 1 / (1 + np.exp(-2 * np.sin(2 * x[:, 0])))
     y = rng.uniform(size=600) < p
-    for loss in ("softmax", "hinge"):
+    for loss in ("softmax", "squared_hinge"):
         model = machine(loss=loss, n_folds=2).fit(x[:300], y[:300])
         q = model.predict_proba(x[300:])[:, 1]
         t = p[300:]

@@ -215,11 +215,6 @@ class Judged(NamedTuple):
     tuned: Tuned
     density: Floats
 
-    @property
-    def score(self) -> float:
-        """Sum of the weighted log probabilities."""
-        return float(self.density.sum())
-
 
 def stratified(codes: Codes, count: int, random: np.random.RandomState) -> NDArray[np.intp]:
     """Return the fold of each row; every class is spread evenly."""
@@ -248,15 +243,16 @@ def _judge(
     return best
 
 
-def _splits(shop: Workshop, random: np.random.RandomState) -> tuple[Any, list[Floats]]:
-    """Return which rows are held out, and for each fold where."""
+def _splits(
+    shop: Workshop, random: np.random.RandomState
+) -> tuple[NDArray[np.bool_], list[NDArray[np.bool_]]]:
+    """Return which rows are ever held out, and for each fold which are."""
     data, settings = shop.data, shop.settings
     n = len(data.rows)
     if n > FOLDED_ROWS:
-        fold = np.minimum(stratified(data.codes, round(1 / HELD_OUT), random), 1) - 1
-        fold = np.where(fold == -1, 0, -1)
-    else:
-        fold = stratified(data.codes, min(settings.n_folds, n), random)
+        held = stratified(data.codes, round(1 / HELD_OUT), random) == 0
+        return held, [held]
+    fold = stratified(data.codes, min(settings.n_folds, n), random)
     return fold >= 0, [fold == k for k in range(fold.max() + 1)]
 
 
