@@ -278,4 +278,5 @@ class WarpingClassifier(CallbackSupportMixin, WarpMixin, ClassifierMixin, BaseEs
     @scoped
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable class of each row of X, shape (n_samples,)."""
-        return self.classes_[self._log_probability(X).argmax(axis=1)]
+        best = self._log_probability(X).argmax(axis=1)  # refuses an estimator that is not fitted
+        return self.classes_[best]
