@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Tests compile far more than they compute.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 logging.getLogger("jax").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_executables() -> Iterator[None]:
+    """Free compiled code after each module: a process can map only so many pieces of it."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture

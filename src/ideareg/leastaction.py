@@ -168,7 +168,7 @@ class LeastAction(eqx.Module):
 
 def need_float64(problem: LeastAction) -> None:
     """Refuse a problem in single precision, where nothing converges to the tolerances here."""
-    if problem.start.dtype != np.float64:
+    if jnp.asarray(problem.start).dtype != np.float64:
         raise ValueError(
             "the problem is in single precision: make and solve it inside "
             "`with jax.enable_x64(True):`."
@@ -228,7 +228,7 @@ _shoot = eqx.filter_jit(_shot)
 def _gap_jacobian(
     problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator
 ) -> Array:
-    return jax.jacfwd(lambda p: _shot(problem, p, depth, integrator).gap)(p)
+    return _derivative(lambda p: _shot(problem, p, depth, integrator).gap, p)
 
 
 @eqx.filter_jit
@@ -236,7 +236,15 @@ def _hessian(problem: LeastAction, p: Any, depth: int, integrator: AbstractInteg
     def value(p: Array) -> Scalar:
         return problem.value(problem.trajectory(p, depth, integrator), integrator)
 
-    return jax.jacfwd(jax.grad(value))(p)
+    return _derivative(jax.grad(value), p)
+
+
+def _derivative(f: Callable[[Array], Array], p: Any) -> Array:
+    """Return the square matrix of df/dp, column by column: batched solves can stall on a CPU."""
+    p = jnp.asarray(p)
+    basis = jnp.eye(p.size, dtype=p.dtype).reshape(-1, *p.shape)
+    columns = jax.lax.map(lambda v: jax.jvp(f, (p,), (v,))[1].ravel(), basis)
+    return columns.T
 
 
 def solve(

@@ -234,7 +234,8 @@ def _skeleton(
     centres, present = np.ones((points, width)), np.ones(points)
     head = ExactHead(*common) if exact else SparseHead(*common, centres, present)
     # A regressor of least loss explains no variance: its factor has no rows.
-    dual, factor = np.ones((points, outputs)), np.ones((size("[2].factor", 0), points))
+    explained = points if size("[2].factor", 0) else 0
+    dual, factor = np.ones((points, outputs)), np.ones((explained, points))
     posterior = Posterior(
         Stretched(settings.kernel, lengths), centres, dual, factor, one, one, present
     )
