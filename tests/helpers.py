@@ -7,7 +7,6 @@ import numpy as np
 from ideareg import kernels as ik
 from ideareg.blocks import Warp
 from ideareg.integrators import get_integrator
-from ideareg.leastaction import Distance, LeastAction, Regression
 from ideareg.readout import Batch, ExactHead, SparseHead
 from ideareg.training import Model, Problem
 
@@ -57,12 +56,3 @@ def make_problem(
     moves = [np.ones_like(points), np.ones_like(points) * float(learn_points)]
     free = eqx.tree_at(lambda m: [m.warp.momentum, m.warp.control_points], free, moves)
     return Problem(model, free, rows, loss)
-
-
-def tanh_problem(loss="distance", nu=0.5, **more):
-    """Twenty points in the plane and a tanh network; more points than features."""
-    rng = np.random.default_rng(12)
-    X = rng.normal(size=(20, 2))
-    Y = 1.5 * np.column_stack([X[:, 0] + 0.5 * np.sin(2 * X[:, 1]), X[:, 1] - 0.4 * X[:, 0] ** 2])
-    end = Distance(Y) if loss == "distance" else Regression(ik.Activation(), Y, 0.1)
-    return LeastAction(ik.Activation("tanh"), X, end, nu, **more)

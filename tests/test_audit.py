@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers import tanh_problem
 
 from ideareg import plotting
 from ideareg.audit import audit_resnet, read_layers
+from ideareg.claims import tanh_problem
 from ideareg.resnet import train
 
 pytestmark = pytest.mark.usefixtures("double_precision")

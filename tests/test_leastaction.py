@@ -6,20 +6,13 @@ import pytest
 
 from ideareg import kernels as ik
 from ideareg._types import Result
+from ideareg.claims import landmarks
 from ideareg.hamiltonian import State
 from ideareg.integrators import RK4
 from ideareg.leastaction import Distance, LeastAction, Regression, solve
 from ideareg.limit import depth_study
 
 pytestmark = pytest.mark.usefixtures("double_precision")
-
-
-def landmarks(kernel=None, nu=1.0, **more):
-    """Four points in the plane with targets nearby."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(4, 2))
-    loss = Distance(X + 0.8 * rng.normal(size=(4, 2)), 2.0)
-    return LeastAction(kernel or ik.Gaussian(), X, loss, nu, **more)
 
 
 @pytest.fixture(scope="module")

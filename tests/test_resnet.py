@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tanh_problem
 
 from ideareg import kernels as ik
 from ideareg._types import Result
+from ideareg.claims import tanh_problem
 from ideareg.leastaction import Distance, LeastAction, solve
 from ideareg.resnet import ResNet, from_trajectory, train
 
@@ -27,7 +27,7 @@ NU = 0.5
     ],
 )
 def test_weights_and_momenta_train_to_the_same_network(loss, depth):
-    it = tanh_problem(loss)
+    it = tanh_problem(loss == "regression")
     by_weights, by_momentum = train(it, depth), solve(it, depth)
     assert by_momentum.result is Result.converged
     np.testing.assert_allclose(by_weights.value, by_momentum.value, atol=1e-8)

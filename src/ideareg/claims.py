@@ -68,18 +68,21 @@ def _state(n: int = 5, d: int = 2, size: float = 0.5, seed: int = 0) -> State:
     return State(rng.normal(size=(n, d)), size * rng.normal(size=(n, d)))
 
 
-def _landmarks() -> LeastAction:
+def landmarks(kernel: Any = None, nu: float = 1.0, nugget: float = 0.0) -> LeastAction:
+    """Return four points in the plane with targets nearby."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(4, 2))
-    return LeastAction(ik.Gaussian(), X, Distance(X + 0.8 * rng.normal(size=(4, 2)), 2.0), 1.0)
+    loss = Distance(X + 0.8 * rng.normal(size=(4, 2)), 2.0)
+    return LeastAction(kernel or ik.Gaussian(), X, loss, nu, nugget)
 
 
-def _tanh_problem(regression: bool) -> LeastAction:
+def tanh_problem(regression: bool = False, nu: float = 0.5, nugget: float = 0.0) -> LeastAction:
+    """Return twenty points in the plane and a tanh network: more points than features."""
     rng = np.random.default_rng(12)
     X = rng.normal(size=(20, 2))
     Y = 1.5 * np.column_stack([X[:, 0] + 0.5 * np.sin(2 * X[:, 1]), X[:, 1] - 0.4 * X[:, 0] ** 2])
     loss: Any = Regression(ik.Activation(), Y, 0.1) if regression else Distance(Y)
-    return LeastAction(ik.Activation("tanh"), X, loss, 0.5)
+    return LeastAction(ik.Activation("tanh"), X, loss, nu, nugget)
 
 
 # ---------------------------------------------------------------- layers
@@ -87,7 +90,7 @@ def _tanh_problem(regression: bool) -> LeastAction:
 
 def least_action() -> Iterator[Claim]:
     """A network of ten layers that minimises decay and loss."""
-    name, problem = "discrete least action", _landmarks()
+    name, problem = "discrete least action", landmarks()
     best = solve(problem, 10)
     t, ham = best.trajectory, problem.hamiltonian
     forces = [np.asarray(ham.force(State(t.q[s + 1], t.p[s + 1]))) for s in range(9)]
@@ -100,7 +103,7 @@ def networks() -> Iterator[Claim]:
     """A tanh network with more points than features, in weight and in momentum space."""
     name = "residual networks"
     for regression in (False, True):
-        problem = _tanh_problem(regression)
+        problem = tanh_problem(regression)
         what = "with a regressor" if regression else "to targets"
         weights, momentum = train(problem, 10), solve(problem, 10)
         network = weights.network
@@ -122,7 +125,7 @@ def networks() -> Iterator[Claim]:
 def limit() -> Iterator[Claim]:
     """Five to eighty layers beside the continuous flow."""
     name = "limit of infinite depth"
-    study = depth_study(_landmarks(), (10, 20, 40, 80))
+    study = depth_study(landmarks(), (10, 20, 40, 80))
     before, last = study.rows[-2:]
     extrapolated = 2 * last.excess - before.excess
     yield _row(

@@ -11,6 +11,7 @@ out, the machine without warp included, is stacked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -47,12 +48,13 @@ from ideareg.recipe import (
     by_weight,
     candidates,
     capacity_for,
+    fit_reported,
     replace,
     zeros,
 )
 from ideareg.selection import WORST, Candidate, Selection, keep_heaviest, stacking_weights
 from ideareg.shooting import Trajectory
-from ideareg.training import Descent, Model, Problem, descend
+from ideareg.training import Descent, Model, Problem
 from ideareg.uncertainty import Predictor, no_spread
 
 Floats = NDArray[np.float64]
@@ -340,12 +342,7 @@ def fit_classes(
     data = data._replace(loss=for_classes(data.loss, data.classes))
     pool, capacity = candidates(settings, n), capacity_for(settings, n)
 
-    def fit(stage: str, problem: Problem) -> Descent:
-        def tell(iteration: int, record: dict[str, float]) -> bool | None:
-            return report(stage, iteration, record)
-
-        return descend(problem, max_iter=settings.max_iter, gtol=settings.tol, callback=tell)
-
+    fit = partial(fit_reported, settings, report)
     selection: Selection | None = None
     if start is not None:
         pool = [Candidate(w.nu, capacity) for w in start]

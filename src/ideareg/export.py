@@ -11,9 +11,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from ideareg._rows import TINY_POWER, Scaling
 from ideareg.estimators._base import numerics
@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0.0),
     "softplus": lambda x: np.logaddexp(x, 0.0),
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "sigmoid": expit,
 }
 ONNX_OPSET = 17
 
@@ -185,7 +185,7 @@ def _member(fitted: FittedWarp, depth: int | None, d: int) -> Member:
     trajectory = fitted.predictor.trajectory
     if depth is not None and depth != warp.depth:
         warp = warp.at_depth(depth)
-        trajectory = jax.jit(lambda w: w.trajectory())(warp)
+        trajectory = warp.trajectory()
     psi: Any = warp.kernel
     lengths = np.exp(warp.log_scale)
     weights = np.zeros((warp.depth, d, d + 1))

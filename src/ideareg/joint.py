@@ -22,9 +22,9 @@ from ideareg.recipe import (
     Settings,
     candidates,
     capacity_for,
+    fit_reported,
     fit_warps,
 )
-from ideareg.training import descend
 from ideareg.uncertainty import conclude, predict_mean
 
 
@@ -65,10 +65,7 @@ def _calibrated(
     for k in range(fold.max() + 1):
         weight = pad(np.where(fold == k, 0.0, rows.weight), len(problem.rows.X))
         part = problem.rows._replace(weight=weight)
-        descent = descend(
-            problem._replace(rows=part), max_iter=settings.max_iter, gtol=settings.tol,
-            callback=lambda iteration, record: report("calibrate", iteration, record),
-        )  # fmt: skip
+        descent = fit_reported(settings, report, "calibrate", problem._replace(rows=part))
         seen = conclude(descent.model, part, settings.loss)
         f[fold == k] = np.asarray(predict_mean(seen, problem.rows.X))[:n][fold == k]
     return calibrate(data.loss, f, data.codes, rows.weight)

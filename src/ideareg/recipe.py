@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -246,6 +247,14 @@ def replace(module: Any, **leaves: Floats) -> Any:
     return eqx.tree_at(lambda m: [getattr(m, k) for k in names], module, list(leaves.values()))
 
 
+def fit_reported(
+    settings: Settings, report: Report, stage: str, problem: Problem, share: float = 1.0
+) -> Descent:
+    """Descend for a share of the iterations and report each under the name of the stage."""
+    most = max(round(share * settings.max_iter), 1)
+    return descend(problem, max_iter=most, gtol=settings.tol, callback=partial(report, stage))
+
+
 def fit_warps(
     rows: Rows,
     settings: Settings,
@@ -276,13 +285,7 @@ def fit_warps(
     pool = candidates(settings, n)
     capacity = capacity_for(settings, n)
 
-    def fit(stage: str, problem: Problem, share: float = 1.0) -> Descent:
-        def tell(iteration: int, record: dict[str, float]) -> bool | None:
-            return report(stage, iteration, record)
-
-        most = max(round(share * settings.max_iter), 1)
-        return descend(problem, max_iter=most, gtol=settings.tol, callback=tell)
-
+    fit = partial(fit_reported, settings, report)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
         pool = [Candidate(w.nu, capacity) for w in start]

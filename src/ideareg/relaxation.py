@@ -24,7 +24,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 from scipy.optimize import minimize
 
-from ideareg._types import Matrix, Points, Rows, Scalar
+from ideareg._types import Flag, Matrix, Points, Rows, Scalar
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import SymplecticEuler
 from ideareg.kernels import AbstractFeatureKernel, AbstractKernel
@@ -193,6 +193,8 @@ class Relaxed(eqx.Module):
     value : Array, shape ()
     gradient_norm : Array, shape ()
         Largest entry of the gradient by the path.
+    converged : Array, shape ()
+        Whether L-BFGS ended by its own criteria, not by the limit on iterations.
     """
 
     problem: Relaxation
@@ -200,6 +202,7 @@ class Relaxed(eqx.Module):
     dual: Targets
     value: Scalar
     gradient_norm: Scalar
+    converged: Flag
 
     def trajectory(self) -> Trajectory:
         r"""Shoot from the first momentum: the path again, for it is a stationary point."""
@@ -261,7 +264,8 @@ def relax(
     found = minimize(evaluate, moving.ravel(), jac=True, method="L-BFGS-B", options=options)
     path = jnp.concatenate([jnp.asarray(X)[None], found.x.reshape(still.shape)])
     size = jnp.asarray(np.abs(found.jac).max())
-    return Relaxed(problem, path, problem.dual(path[-1], Y), jnp.asarray(found.fun), size)
+    dual, converged = problem.dual(path[-1], Y), jnp.asarray(found.status == 0)
+    return Relaxed(problem, path, dual, jnp.asarray(found.fun), size, converged)
 
 
 def _solve(kernel: AbstractKernel, q: Points, nugget: Scalar, rhs: Matrix) -> Matrix:

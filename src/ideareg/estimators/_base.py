@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
 from threadpoolctl import threadpool_limits
 
 try:  # scikit-learn >= 1.9
@@ -43,6 +45,20 @@ def random_stream(random_state: Any) -> np.random.RandomState:
         stream.set_state(np.random.get_state())
         return stream
     return check_random_state(random_state)
+
+
+def positive_weights(sample_weight: Any, X: Any) -> NDArray[np.float64]:
+    """Return one non-negative weight per row, not all of them zero.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError("sample_weight: every weight is zero; at least one must be positive.")
+    return np.asarray(weight)
 
 
 def scoped(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
 from ideareg._rows import Rows, Scaling, canonical, places
 from ideareg.classification import Classes, fit_classes
@@ -21,6 +21,7 @@ from ideareg.estimators._base import (
     CallbackSupportMixin,
     Progress,
     fit_task,
+    positive_weights,
     random_stream,
     scoped,
     with_callbacks,
@@ -202,9 +203,7 @@ class WarpingClassifier(CallbackSupportMixin, WarpMixin, ClassifierMixin, BaseEs
         X, y = validate_data(self, X, y, dtype=np.float64)
         X = np.asarray(X, dtype=np.float64)
         check_classification_targets(y)
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if not weight.any():
-            raise ValueError("sample_weight: every weight is zero; at least one must be positive.")
+        weight = positive_weights(sample_weight, X)
         previous = getattr(self, "classes_", np.empty(0))
         self.classes_ = np.unique(np.asarray(y)[weight > 0])
         if len(self.classes_) < 2:

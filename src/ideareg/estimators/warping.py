@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
 from ideareg._rows import Rows, Scaling, canonical, places
 from ideareg.estimators._attributes import describe_support, store
@@ -16,6 +16,7 @@ from ideareg.estimators._base import (
     CallbackSupportMixin,
     Progress,
     fit_task,
+    positive_weights,
     random_stream,
     scoped,
     with_callbacks,
@@ -247,9 +248,7 @@ class WarpingRegressor(
         settings = read_settings(self)
         checked = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         X, y = (np.asarray(part, dtype=np.float64) for part in checked)
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if not weight.any():
-            raise ValueError("sample_weight: every weight is zero; at least one must be positive.")
+        weight = positive_weights(sample_weight, X)
         self._one_output = y.ndim == 1
         rows = canonical(X, y.reshape(len(y), -1), weight)
         self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize, bend=self.power)
