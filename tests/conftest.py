@@ -11,8 +11,8 @@ import pytest
 # Before anything imports jax or matplotlib. `setdefault`, so that a developer can ask for more.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Tests compile far more than they compute.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests compile about as long as they compute.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 logging.getLogger("jax").setLevel(logging.ERROR)
 
 

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from ideareg import WarpingRegressor, bench
-from ideareg.bench import Task
+from ideareg import WarpingClassifier, WarpingRegressor
+from ideareg.bench import CLASSIFY, DROPOUT, UCI, dropout
+from ideareg.bench.suite import Task, key, parse_splits, unfinished, versions
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +16,8 @@ def _quick(monkeypatch):
     defaults = {"max_iter": 3, "n_control_points": 4, "nu": 1.0}
     for name, value in defaults.items():
         monkeypatch.setitem(WarpingRegressor.__init__.__kwdefaults__, name, value)
+        monkeypatch.setitem(WarpingClassifier.__init__.__kwdefaults__, name, value)
+    monkeypatch.setattr(dropout, "SECONDS", 0.01)
 
 
 def save_set(folder, name, n=80, splits=3, **arrays):
@@ -23,13 +26,13 @@ def save_set(folder, name, n=80, splits=3, **arrays):
     # as many rows and columns in training as in the other tests: one shape, one compilation
     mask = np.array([random.permutation(n) < n // 4 for _ in range(splits)])
     parts = {"X": X, "y": np.tanh(X[:, 0]) * 10, "test_mask": mask}
-    np.savez(folder / f"uci_{name}.npz", **(parts | arrays))
+    np.savez(folder / f"{name}.npz", **(parts | arrays))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    save_set(tmp_path, "yacht")
-    save_set(tmp_path, "wine_red", n=2800)
+    save_set(tmp_path, "uci_yacht")
+    save_set(tmp_path, "uci_wine_red", n=2800)
     return tmp_path
 
 
@@ -47,17 +50,17 @@ def row(**changes):
     ("text", "splits"), [("0-4", [0, 1, 2, 3, 4]), ("0,3", [0, 3]), ("7,0-2,1", [0, 1, 2, 7])]
 )
 def test_parse_splits(text, splits):
-    assert bench.parse_splits(text) == splits
+    assert parse_splits(text) == splits
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "0,,1"])
 def test_parse_splits_refuses(text):
     with pytest.raises(ValueError, match="not understood: expected for instance 0-4 or 0,3"):
-        bench.parse_splits(text)
+        parse_splits(text)
 
 
 def test_plan_leaves_out_a_process_that_is_too_large(folder):
-    tasks = bench.plan(folder, ["yacht", "wine"], [0, 2], list(bench.METHODS))
+    tasks = UCI.plan(folder, ["yacht", "wine"], [0, 2], list(UCI.methods))
     assert len(tasks) == 2 * 3 + 2 * 2
     assert Task("wine", 2, "sklearn-gp") not in tasks
 
@@ -73,7 +76,7 @@ def test_plan_leaves_out_a_process_that_is_too_large(folder):
 )
 def test_plan_refuses(folder, sets, splits, methods, match):
     with pytest.raises((ValueError, FileNotFoundError), match=match):
-        bench.plan(folder, sets, splits, methods)
+        UCI.plan(folder, sets, splits, methods)
 
 
 @pytest.mark.parametrize(
@@ -84,15 +87,15 @@ def test_plan_refuses(folder, sets, splits, methods, match):
     ],
 )
 def test_file_that_does_not_fit(folder, arrays, match):
-    save_set(folder, "boston", **arrays)
+    save_set(folder, "uci_boston", **arrays)
     with pytest.raises(ValueError, match=match):
-        bench.load_set(folder, "boston")
+        UCI.load(folder, "boston")
 
 
 def test_file_that_is_no_archive(folder):
     (folder / "uci_boston.npz").write_text("text")
     with pytest.raises(ValueError, match="is not a benchmark file"):
-        bench.load_set(folder, "boston")
+        UCI.load(folder, "boston")
 
 
 # ---------------------------------------------------------------- running
@@ -100,19 +103,19 @@ def test_file_that_is_no_archive(folder):
 
 def test_run_saves_each_result_and_goes_on(folder):
     path = folder / "results.json"
-    tasks = bench.plan(folder, ["yacht"], [0], list(bench.METHODS))
-    run = bench.run(folder, tasks, json_path=path)
+    tasks = UCI.plan(folder, ["yacht"], [0], list(UCI.methods))
+    run = UCI.run(folder, tasks, json_path=path)
     first = next(run)
-    assert bench.read_results(path) == [first]
+    assert UCI.read(path) == [first]
     run.close()  # as when the user interrupts
 
-    kept = bench.read_results(path)
-    assert [task.method for task in bench.unfinished(tasks, kept)] == ["head", "sklearn-gp"]
-    new = list(bench.run(folder, tasks, kept, path))
+    kept = UCI.read(path)
+    assert [task.method for task in unfinished(tasks, kept)] == ["head", "sklearn-gp"]
+    new = list(UCI.run(folder, tasks, kept, path))
     saved = json.loads(path.read_text())
     assert saved["results"] == [first, *new]
-    assert saved["versions"] == bench.versions()
-    assert [bench.key(result) for result in saved["results"]] == tasks
+    assert saved["versions"] == versions()
+    assert [key(result) for result in saved["results"]] == tasks
     for result in saved["results"]:
         assert 0 < result["rmse"] < 10
         assert math.isfinite(result["ll"])
@@ -124,23 +127,78 @@ def test_results_of_something_else(tmp_path):
     path = tmp_path / "r.json"
     for text in ("{", "[]", '{"results": [{}], "versions": {}}'):
         path.write_text(text)
-        with pytest.raises(ValueError, match="is not a file of benchmark results"):
-            bench.read_results(path)
+        with pytest.raises(ValueError, match="is not a file of this benchmark's results"):
+            UCI.read(path)
     path.write_text(json.dumps({"results": [row()], "versions": {"ideareg": "0.0"}}))
     with pytest.raises(ValueError, match="has results of other versions"):
-        bench.read_results(path)
+        UCI.read(path)
 
 
 def test_summary():
     rows = [row(rmse=value, split=i) for i, value in enumerate((1.0, 2.0, 3.0))]
-    head, single = bench.summary([row(set="boston"), *rows])
+    head, single = UCI.summary([row(set="boston"), *rows])
     assert (head["set"], head["splits"]) == ("yacht", 3)
     assert head["rmse"] == pytest.approx((2, 1 / 3**0.5))
     assert math.isnan(single["rmse"][1])
 
 
 def test_table_has_a_line_for_each_method():
-    table = bench.table([row(), row(method="ideareg"), row(set="boston")])
+    table = UCI.table([row(), row(method="ideareg"), row(set="boston")])
     assert table.row_count == 3
     assert list(table.columns[1].cells) == ["ideareg", "head", "head"]
     assert list(table.columns[0].cells) == ["yacht", "", "boston"]
+
+
+# ---------------------------------------------------------------- the other suites
+
+
+def save_classes(folder, name, classes=2):
+    X = np.random.default_rng(1).normal(size=(80, 6))
+    edges = np.quantile(X[:, 0] + X[:, 1] ** 2, np.linspace(0, 1, classes + 1)[1:-1])
+    save_set(folder, name, X=X, y=np.searchsorted(edges, X[:, 0] + X[:, 1] ** 2).astype(np.uint8))
+
+
+def test_classifiers_and_their_peer(tmp_path):
+    save_classes(tmp_path, "cls_segment", classes=3)
+    tasks = CLASSIFY.plan(tmp_path, ["segment"], [0], list(CLASSIFY.methods))
+    rows = {row["method"]: row for row in CLASSIFY.run(tmp_path, tasks)}
+    assert list(rows) == ["ideareg", "no warp", "svc"]
+    for row in rows.values():
+        assert 0.4 < row["accuracy"] <= 1
+        assert 0 < row["log_loss"] < np.log(3)  # better than guessing
+    table = CLASSIFY.table(list(rows.values()))
+    assert [column.header for column in table.columns][3:5] == ["accuracy", "log-loss"]
+    assert next(iter(table.columns[3].cells)) == f"{100 * rows['ideareg']['accuracy']:.1f} %"
+
+
+@pytest.mark.parametrize("name", ["pima", "concrete"])
+def test_three_ways_to_regularise_one_network(tmp_path, name):
+    if name == "pima":
+        save_classes(tmp_path, "cls_pima")
+    else:
+        save_set(tmp_path, "uci_concrete")
+    tasks = DROPOUT.plan(tmp_path, [name], [0], list(DROPOUT.methods))
+    rows = list(DROPOUT.run(tmp_path, tasks))
+    assert [row["method"] for row in rows] == ["decay", "dropout", "nugget"]
+    for row in rows:
+        assert np.isfinite([row["clean"], row["noisy"]]).all()
+        assert row["strength"] in (0.0, *dropout.STRENGTHS[row["method"]])
+
+
+def test_what_the_regularisers_do_to_the_network():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    Y = np.sin(2 * X[:, :1]) + 0.5 * rng.normal(size=(60, 1))
+    data = dropout.Training(X, Y, np.ones(60))
+    nets = {
+        method: dropout.fit(
+            data, method, dropout.Setting(0.1, strength), classes=False, seed=0, seconds=1.0
+        )
+        for method, strength in {"decay": 0.0, "dropout": 0.3, "nugget": 10.0}.items()
+    }
+    error = {k: float(np.mean((dropout.outputs(net, X) - Y) ** 2)) for k, net in nets.items()}
+    # Slack takes up noise, and what leaves tanh out cannot learn it by heart.
+    assert error["decay"] < min(error["dropout"], error["nugget"]) < Y.var()
+    slack = nets["nugget"].z
+    relaxed = dropout.outputs(nets["nugget"], X, np.sqrt(10.0) * slack)
+    assert float(np.mean((relaxed - Y) ** 2)) < 0.5 * error["nugget"]

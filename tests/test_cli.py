@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from ideareg import WarpingRegressor, cli, load, persistence
+from ideareg import WarpingRegressor, load, persistence
+from ideareg.cli import commands as cli
 
 FAILED = 2
 # A fit is mostly compilation, once per shape: most of those here have 60 rows and 6 columns.

@@ -1,11 +1,11 @@
 """From standardised rows with labels to fitted warps and calibrated heads: the order of a fit.
 
-A tuned kernel machine comes first: one length for all columns and a ridge, by held-out likelihood.
-Then each candidate ν warps the space for it: momentum, control points, lengths and coefficients
-descend together on the penalised likelihood, with that ridge. Without the volume term of an
-evidence nothing else would keep it, which is why the ridge is not learned. The heads after the
-warps are then fitted anew with the loss that was asked for, and all that predicts well when held
-out, the machine without warp included, is stacked.
+Kernel machines come first: for each length, one for all columns, the ridge of greatest held-out
+likelihood. Then each candidate ν warps the space for the best of them: momentum, control points,
+lengths and coefficients descend together on the penalised likelihood, with that ridge. Without the
+volume term of an evidence nothing else would keep it, which is why the ridge is not learned. The
+heads after the warps are then fitted anew with the loss that was asked for, and all that predicts
+well when held out, the machines without warp included, is stacked.
 """
 
 from __future__ import annotations
@@ -211,6 +211,12 @@ class Workshop:
         )  # fmt: skip
 
 
+def with_lengths(pool: list[Candidate]) -> list[Candidate]:
+    """Return the candidates with no warp once for each length."""
+    machines = [c._replace(length=s) for c in pool if np.isinf(c.nu) for s in LENGTHS]
+    return machines + [c for c in pool if np.isfinite(c.nu)]
+
+
 class Judged(NamedTuple):
     """One candidate on held-out rows."""
 
@@ -264,7 +270,7 @@ def select(
     random: np.random.RandomState,
     fit: Callable[[str, Problem], Descent],
 ) -> tuple[Selection, list[Tuned]]:
-    """Tune the kernel machine, warp for it, and stack what predicts held-out rows."""
+    """Tune the kernel machines, warp for the best, and stack what predicts held-out rows."""
     held, parts = _splits(shop, random)
     loss, weight = shop.data.loss, shop.kept
 
@@ -279,18 +285,18 @@ def select(
         return out
 
     start = 0.5 * np.log(shop.data.rows.X.shape[1])
-    machines = []
+    machines = {}
     for length in LENGTHS:
         model = shop.still(start + np.log(length))
         f = predicted([model] * len(parts))
-        machines.append(_judge(shop, held, f, start + np.log(length)))
+        machines[length] = _judge(shop, held, f, start + np.log(length))
     share = weight[held]
-    plain = max(machines, key=lambda judged: float(share @ judged.density))
+    plain = max(machines.values(), key=lambda judged: float(share @ judged.density))
     judged, interrupted = [], None
     descents: list[Descent] = []
     for candidate in pool:
-        if np.isinf(candidate.nu):
-            judged.append(plain)
+        if candidate.length is not None:
+            judged.append(machines[candidate.length])
             continue
         models = []
         for part in parts:
@@ -340,7 +346,7 @@ def fit_classes(
     """
     seed, n = int(random.randint(2**31 - 1)), len(data.rows)
     data = data._replace(loss=for_classes(data.loss, data.classes))
-    pool, capacity = candidates(settings, n), capacity_for(settings, n)
+    pool, capacity = with_lengths(candidates(settings, n)), capacity_for(settings, n)
 
     fit = partial(fit_reported, settings, report)
     selection: Selection | None = None

@@ -29,10 +29,14 @@ WORST = -1e6
 
 
 class Candidate(NamedTuple):
-    """A strength ν of the penalty on the action, and a number of control points."""
+    """A strength ν of the penalty on the action, and a number of control points.
+
+    A ``length`` is that of the kernel after the warp, in units of its start, where it is given.
+    """
 
     nu: float
     control_points: int
+    length: float | None = None
 
 
 class Selection(NamedTuple):

@@ -42,12 +42,16 @@ def _describe_selection(model: Any, fitted: Fitted) -> None:
     share = selection.rows / selection.rows.sum()
     with np.errstate(divide="ignore"):
         model.score_ = float(share @ logsumexp(density + np.log(fitted.weights), axis=1))
-    if np.isinf(selection.candidates[0].nu):
-        model.baseline_score_ = float(share @ density[:, 0])
+    nu = np.array([c.nu for c in selection.candidates])
+    mean = share @ density
+    if np.isinf(nu).any():
+        model.baseline_score_ = float(mean[np.isinf(nu)].max())
+    lengths = np.array([c.length for c in selection.candidates], dtype=float)
     model.cv_results_ = {
-        "param_nu": np.array([c.nu for c in selection.candidates]),
+        "param_nu": nu,
         "param_n_control_points": np.array([c.control_points for c in selection.candidates]),
-        "mean_test_log_density": share @ density,
+        **({} if np.isnan(lengths).all() else {"param_length": lengths}),
+        "mean_test_log_density": mean,
         "weight": fitted.weights,
     }
 

@@ -48,8 +48,9 @@ class WarpingClassifier(CallbackSupportMixin, WarpMixin, ClassifierMixin, BaseEs
         \min\ \frac\nu2\int_0^1\|v_t\|_\Gamma^2\,dt + \lambda\|f\|_K^2
         + \sum_i w_i\,\ell\big(f(\varphi(x_i)), y_i\big),\qquad \dot\varphi = v_t(\varphi)
 
-    A kernel machine without warp is tuned first; warps of each strength ν then start from it, and
-    a stack of what predicts held-out labels best is the model. Probabilities come from the
+    Kernel machines without warp are tuned first, one for each of five lengths; warps of each
+    strength ν then start from the best, and a stack of what predicts held-out labels best is the
+    model. Probabilities come from the
     likelihood itself for the softmax and the logistic loss of two classes, and from held-out
     predictions, scaled and shifted as Platt did, for the others.
 
@@ -86,7 +87,7 @@ class WarpingClassifier(CallbackSupportMixin, WarpMixin, ClassifierMixin, BaseEs
         Work in units of each column's standard deviation.
     power : bool, default=False
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
-    n_warps, n_folds, selection_rows : int, default=3, 3, 5000
+    n_warps, n_folds, selection_rows : int, default=3, 5, 5000
         As for `WarpingRegressor`.
     max_iter : int, default=60
         Iterations of each descent; stopping early is part of the regularisation.
@@ -101,10 +102,12 @@ class WarpingClassifier(CallbackSupportMixin, WarpMixin, ClassifierMixin, BaseEs
     ridge_ : float
         λ of the head of the heaviest warp.
     score_, baseline_score_ : float
-        Held-out mean log probability per row: of the stack, and without warp. NaN where nothing
-        was selected.
+        Held-out mean log probability per row: of the stack, and of the best machine without warp.
+        NaN where nothing was selected.
     cv_results_ : dict of ndarray
-        As for `WarpingRegressor`.
+        As for `WarpingRegressor`, with the lengths of the machines without warp as
+        ``param_length``, in units of the root of the number of columns; NaN for warps, which learn
+        theirs.
     momentum_norms_ : ndarray of shape (n_samples,)
         With ``n_control_points="rows"``: the norm of the momentum of each row.
     support_ : ndarray of int
@@ -140,7 +143,7 @@ class WarpingClassifier(CallbackSupportMixin, WarpMixin, ClassifierMixin, BaseEs
         standardize: bool = True,
         power: bool = False,
         n_warps: int = 3,
-        n_folds: int = 3,
+        n_folds: int = 5,
         selection_rows: int = 5_000,
         max_iter: int = 60,
         tol: float = 1e-4,

@@ -1,4 +1,4 @@
-"""The command line: ``ideareg demo``, ``fit``, ``predict``, ``bench uci``.
+"""The command line: ``ideareg demo``, ``fit``, ``predict``, ``check``, ``bench``.
 
 What is needed is imported inside the commands, so that help comes at once. A user's mistake is
 one line on stderr and exit status 2; outputs are checked before the work, and written whole.
@@ -6,15 +6,16 @@ one line on stderr and exit status 2; outputs are checked before the work, and w
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+
+from ideareg.cli._bench import bench_app
+from ideareg.cli._mistakes import mistakes_in_one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,25 +35,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-bench_app = typer.Typer(help="Compare with peers.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:
     """Run the command line."""
     app(prog_name="ideareg")
-
-
-@contextlib.contextmanager
-def _mistakes_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        message = " ".join(str(error).split())
-        if isinstance(error, OSError) and error.strerror:
-            message = f"{error.filename}: {error.strerror}"
-        typer.echo(f"ideareg: {message}", err=True)
-        raise typer.Exit(2) from error
 
 
 def _show_version(wanted: bool) -> None:
@@ -167,7 +155,7 @@ def fit(
     was scored, unless --refit asks for all rows; --test-size 0 fits all rows, without scores.
     Numbers, categories, booleans and gaps are taken as they are.
     """
-    with _mistakes_in_one_line():
+    with mistakes_in_one_line():
         from ideareg import persistence, tables
 
         for path in (out, report):
@@ -234,7 +222,7 @@ def predict(
     encoding: Encoding = "utf-8",
 ) -> None:
     """Predict each row of a table; columns that the model does not use are ignored."""
-    with _mistakes_in_one_line():
+    with mistakes_in_one_line():
         from ideareg import persistence, tables
 
         if out is not None:
@@ -290,7 +278,7 @@ def demo(
     A share is priced by date. Markets are calm in some years and wild in others, which one length
     scale cannot say; a warp of the time axis can.
     """
-    with _mistakes_in_one_line():
+    with mistakes_in_one_line():
         from ideareg import persistence, tables
 
         tables.require("matplotlib", "plot")
@@ -335,7 +323,7 @@ def check(
     report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
 ) -> None:
     """Measure the claims of the theory on this machine; exit status 1 if one fails."""
-    with _mistakes_in_one_line():
+    with mistakes_in_one_line():
         import json as codec
 
         from rich.console import Console
@@ -363,48 +351,3 @@ def check(
         typer.echo(f"{len(rows) - failed} of {len(rows)} claims hold.")
         if failed:
             raise typer.Exit(1)
-
-
-# ---------------------------------------------------------------- bench
-
-
-@bench_app.command()
-def uci(
-    data: Annotated[Path, typer.Option(help="The folder with the files uci_SET.npz.")],
-    sets: Annotated[str, typer.Option(help="Sets, split by commas; all nine by default.")] = "",
-    splits: Annotated[str, typer.Option(help="Splits, as 0-4 or 0,3.")] = "0-4",
-    methods: Annotated[str, typer.Option(help="Methods, split by commas.")] = "",
-    json: Annotated[
-        Path | None, typer.Option(help="Save results here after each fit, and go on from them.")
-    ] = None,
-) -> None:
-    """Run the UCI regression benchmark: RMSE, log-likelihood, coverage, seconds.
-
-    Methods: ideareg in its one default configuration, its head without a warp, and scikit-learn's
-    Gaussian process where at most 2000 rows are fitted.
-    """
-    with _mistakes_in_one_line():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        from ideareg import bench, persistence
-
-        if json is not None:
-            persistence.check_writable(json)
-        names = [part.strip() for part in (sets or ",".join(bench.SETS)).split(",")]
-        wanted = [part.strip() for part in (methods or ",".join(bench.METHODS)).split(",")]
-        tasks = bench.plan(data, names, bench.parse_splits(splits), wanted)
-        kept = [] if json is None else bench.read_results(json)
-        if kept:
-            typer.echo(f"{json}: {len(kept)} results of an earlier run are kept, not run again")
-        todo = bench.unfinished(tasks, kept)
-        rows = list(kept)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        errors = Console(stderr=True)
-        with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
-            bar = progress.add_task("", total=len(todo))
-            for task, row in zip(todo, bench.run(data, todo, kept, json), strict=True):
-                rows.append(row)
-                progress.update(bar, advance=1, description=f"{task.set} {task.split}")
-        shown = [row for row in rows if bench.key(row) in set(tasks)]
-        Console(width=None if sys.stdout.isatty() else 120).print(bench.table(shown))

@@ -1,0 +1,8 @@
+"""Benchmarks against peers, on data sets that a user brings."""
+
+from ideareg.bench.classify import CLASSIFY
+from ideareg.bench.dropout import DROPOUT
+from ideareg.bench.suite import Suite
+from ideareg.bench.uci import UCI
+
+__all__ = ["CLASSIFY", "DROPOUT", "UCI", "Suite"]

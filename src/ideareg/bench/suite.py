@@ -1,0 +1,308 @@
+"""Benchmarks as data: sets, methods and scores; planning, running, going on, and the table.
+
+All methods of a suite run on the same splits. Seconds are what a user waits, the first compilation
+of a shape in the process included. Results are saved after each fit, and a run that is started
+again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ideareg import persistence
+
+Row = dict[str, Any]
+Folder = str | os.PathLike[str]
+
+
+class Task(NamedTuple):
+    """One fit of a benchmark."""
+
+    set: str
+    split: int
+    method: str
+
+
+class DataSet(NamedTuple):
+    """Inputs (n, d), targets (n,) and the test rows of each split (splits, n)."""
+
+    X: np.ndarray
+    y: np.ndarray
+    test_mask: np.ndarray
+
+
+class Case(NamedTuple):
+    """Training and test rows of one split."""
+
+    X: np.ndarray
+    y: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+
+
+class Column(NamedTuple):
+    """A score in the table; with ``digits`` 0 a share, shown in per cent."""
+
+    score: str
+    heading: str
+    digits: int
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a benchmark runs, and how.
+
+    Attributes
+    ----------
+    sets : mapping
+        Name of a set -> name of its file without ``.npz``, in the order of the table.
+    methods : tuple of str
+        Likewise in order.
+    columns : tuple of Column
+        The scores.
+    score : callable
+        Takes a `Case` and its `Task`; fits, and returns a number for each column.
+    largest : mapping
+        Method -> most training rows that it is made for; no limit where it is not named.
+    """
+
+    sets: Mapping[str, str]
+    methods: tuple[str, ...]
+    columns: tuple[Column, ...]
+    score: Callable[[Case, Task], dict[str, float]]
+    largest: Mapping[str, int] = field(default_factory=dict)
+
+    def load(self, folder: Folder, name: str) -> DataSet:
+        """Read one data set.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name, or a file that does not hold X, y and test_mask.
+        FileNotFoundError
+            If the file is not there.
+        """
+        if name not in self.sets:
+            raise ValueError(f"unknown set {name!r}: the sets are {', '.join(self.sets)}")
+        path = Path(folder) / f"{self.sets[name]}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no file {path}: --data names the folder that holds it"
+            )
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                X, y, mask = (file[key] for key in ("X", "y", "test_mask"))
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{path} is not a benchmark file with X, y, test_mask: {error}"
+            ) from error
+        if X.ndim != 2 or y.shape != X.shape[:1] or mask.ndim != 2 or mask.shape[1:] != y.shape:
+            shapes = f"X {X.shape}, y {y.shape}, test_mask {mask.shape}"
+            raise ValueError(f"{path}: {shapes} do not match")
+        return DataSet(X.astype(float), y.astype(float), mask.astype(bool))
+
+    def plan(
+        self, folder: Folder, sets: Sequence[str], splits: Sequence[int], methods: Sequence[str]
+    ) -> list[Task]:
+        """List the fits to run, after checking that each can be.
+
+        Parameters
+        ----------
+        folder : path-like
+            Where the data are.
+        sets, splits, methods : sequences
+            What to combine. Methods that are not made for a set's size are left out.
+
+        Returns
+        -------
+        list of Task
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            For an unknown set, split or method, and for a missing or wrong file.
+        """
+        unknown = [method for method in methods if method not in self.methods]
+        if unknown:
+            known = ", ".join(self.methods)
+            raise ValueError(f"unknown method {unknown[0]!r}: the methods are {known}")
+        tasks = []
+        for name in sets:
+            data = self.load(folder, name)
+            if splits[-1] >= len(data.test_mask):
+                last = len(data.test_mask) - 1
+                raise ValueError(f"set {name!r} has splits 0-{last}, so there is no {splits[-1]}")
+            for split in splits:
+                rows = (~data.test_mask[split]).sum()
+                fitting = [m for m in methods if rows <= self.largest.get(m, math.inf)]
+                tasks += [Task(name, split, method) for method in fitting]
+        return tasks
+
+    def run(
+        self,
+        folder: Folder,
+        tasks: Sequence[Task],
+        kept: Sequence[Row] = (),
+        json_path: Folder | None = None,
+    ) -> Iterator[Row]:
+        """Run the tasks that ``kept`` does not hold, and save after each.
+
+        Parameters
+        ----------
+        folder : path-like
+            Where the data are.
+        tasks : sequence of Task
+            See `plan`.
+        kept : sequence of dict
+            Rows of an earlier run, see `read`; they are saved along.
+        json_path : path-like, optional
+            Where to save.
+
+        Yields
+        ------
+        dict
+            One row per new result: ``set, split, method``, the scores, and ``seconds``.
+        """
+        rows = list(kept)
+        data: tuple[str, DataSet] | None = None
+        for task in unfinished(tasks, kept):
+            if data is None or data[0] != task.set:
+                data = (task.set, self.load(folder, task.set))
+            X, y, test = data[1].X, data[1].y, data[1].test_mask[task.split]
+            case = Case(X[~test], y[~test], X[test], y[test])
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a peer's remarks on its own convergence
+                scores = self.score(case, task)
+            rows.append(task._asdict() | scores | {"seconds": time.perf_counter() - start})
+            if json_path is not None:
+                text = json.dumps({"results": rows, "versions": versions()}, indent=1)
+                with persistence.replacing(json_path) as stream:
+                    stream.write(text.encode())
+            yield rows[-1]
+
+    def read(self, path: Folder) -> list[Row]:
+        """Return the rows of an earlier run; none if there is no such file.
+
+        Raises
+        ------
+        ValueError
+            If the file holds something else, or comes from other versions.
+        """
+        path = Path(path)
+        if not path.exists():
+            return []
+        scores = {column.score for column in self.columns}
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            rows, made_by = saved["results"], saved["versions"]
+            complete = all({*Task._fields, *scores, "seconds"} <= row.keys() for row in rows)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            complete = False
+        if not complete:
+            raise ValueError(f"{path} is not a file of this benchmark's results: name another one")
+        if made_by != versions():
+            raise ValueError(
+                f"{path} has results of other versions ({made_by}): name another --json, so that "
+                "one table compares one set of versions"
+            )
+        return rows
+
+    def summary(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Average over splits.
+
+        Returns
+        -------
+        list of dict
+            Per set and method: ``set, method, splits``, and for each score its mean and its
+            standard error (NaN for one split), a pair.
+        """
+        groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in rows:
+            groups[row["set"], row["method"]].append(row)
+        order = {name: i for i, name in enumerate([*self.sets, *self.methods])}
+        out = []
+        for name, method in sorted(groups, key=lambda pair: [order.get(part, 99) for part in pair]):
+            group = groups[name, method]
+            line: dict[str, Any] = {"set": name, "method": method, "splits": len(group)}
+            for score in (*(column.score for column in self.columns), "seconds"):
+                values = np.array([row[score] for row in group], dtype=float)
+                n = len(values)
+                line[score] = (values.mean(), values.std(ddof=1) / n**0.5 if n > 1 else math.nan)
+            out.append(line)
+        return out
+
+    def table(self, rows: Sequence[Row]) -> Any:
+        """Return the summary as a rich table."""
+        from rich.table import Table
+
+        view = Table(title="mean ± standard error over splits", title_justify="left", box=None)
+        for heading in ("set", "method"):
+            view.add_column(heading, no_wrap=True)
+        for heading in ("splits", *(column.heading for column in self.columns), "seconds"):
+            view.add_column(heading, justify="right", no_wrap=True)
+        before = None
+        for line in self.summary(rows):
+            first = line["set"] if line["set"] != before else ""
+            before = line["set"]
+            shown = [_shown(line[column.score], column.digits) for column in self.columns]
+            seconds = f"{line['seconds'][0]:.1f}"
+            view.add_row(first, line["method"], str(line["splits"]), *shown, seconds)
+        return view
+
+
+def parse_splits(text: str) -> list[int]:
+    """Read "0-4" or "0,3" or "0-2,7" as split numbers.
+
+    Raises
+    ------
+    ValueError
+        If ``text`` is neither.
+    """
+    numbers: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            numbers |= set(range(int(first), int(last if dash else first) + 1))
+    except ValueError:
+        numbers = set()
+    if not numbers:
+        raise ValueError(f"splits {text!r} not understood: expected for instance 0-4 or 0,3")
+    return sorted(numbers)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    names = ("jax", "numpy", "scipy", "scikit-learn")
+    return {"ideareg": persistence.library_version()} | {name: version(name) for name in names}
+
+
+def key(row: Row) -> Task:
+    """Return the task that a row is the result of."""
+    return Task(*(row[field] for field in Task._fields))
+
+
+def unfinished(tasks: Sequence[Task], rows: Sequence[Row]) -> list[Task]:
+    """Return the tasks that have no row."""
+    done = {key(row) for row in rows}
+    return [task for task in tasks if task not in done]
+
+
+def _shown(score: tuple[float, float], digits: int) -> str:
+    mean, error = score
+    if digits == 0:
+        return f"{100 * mean:.1f}" + ("" if math.isnan(error) else f" ± {100 * error:.1f}") + " %"
+    places = max(0, digits - 1 - math.floor(math.log10(max(abs(mean), 1e-12))))
+    return f"{mean:.{places}f}" + ("" if math.isnan(error) else f" ± {error:.{places}f}")

@@ -1,0 +1,66 @@
+"""The UCI regression benchmark: accuracy, honesty and time of one default configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ideareg.bench.suite import Case, Column, Suite, Task
+from ideareg.estimators.warping import WarpingRegressor
+from ideareg.report import held_out
+
+LARGEST_GP = 2000  # rows; scikit-learn's exact Gaussian process takes hours beyond
+
+
+def _gaussian_process(d: int) -> Any:
+    kernel = ConstantKernel() * RBF(np.ones(d), (1e-2, 1e3)) + WhiteKernel(0.1, (1e-8, 1e1))
+    return make_pipeline(
+        StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+    )
+
+
+METHODS: dict[str, Callable[[int], Any]] = {
+    "ideareg": lambda d: WarpingRegressor(random_state=0),
+    "head": lambda d: WarpingRegressor(random_state=0, nu=math.inf),
+    "sklearn-gp": _gaussian_process,
+}
+
+
+def score(case: Case, task: Task) -> dict[str, float]:
+    """Return ``rmse``, ``ll`` (mean log-likelihood, in units of the target) and ``coverage``.
+
+    The last is the share of test targets inside the 90 % interval.
+    """
+    model = METHODS[task.method](case.X.shape[1]).fit(case.X, case.y)
+    scores = held_out(model, case.X_test, case.y_test)
+    return {"rmse": scores.rmse, "ll": scores.ll, "coverage": scores.coverage()}
+
+
+UCI = Suite(
+    sets={
+        "yacht": "uci_yacht",
+        "boston": "uci_boston",
+        "energy": "uci_energy",
+        "concrete": "uci_concrete",
+        "wine": "uci_wine_red",
+        "kin8nm": "uci_kin8nm",
+        "power": "uci_power",
+        "naval": "uci_naval",
+        "protein": "uci_protein",
+    },
+    methods=tuple(METHODS),
+    columns=(
+        Column("rmse", "RMSE", 4),
+        Column("ll", "log-likelihood", 3),
+        Column("coverage", "90 % coverage", 0),
+    ),
+    score=score,
+    largest={"sklearn-gp": LARGEST_GP},
+)

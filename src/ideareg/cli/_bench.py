@@ -1,0 +1,99 @@
+"""``ideareg bench``: compare with peers on data sets that a user brings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ideareg.cli._mistakes import mistakes_in_one_line
+
+bench_app = typer.Typer(help="Compare with peers.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option(help="The folder with the .npz files of the sets.")]
+Sets = Annotated[str, typer.Option(help="Sets, split by commas; all by default.")]
+Splits = Annotated[str, typer.Option(help="Splits, as 0-4 or 0,3.")]
+Methods = Annotated[str, typer.Option(help="Methods, split by commas; all by default.")]
+Results = Annotated[
+    Path | None, typer.Option(help="Save results here after each fit, and go on from them.")
+]
+
+
+@bench_app.command()
+def uci(
+    data: Folder,
+    sets: Sets = "",
+    splits: Splits = "0-4",
+    methods: Methods = "",
+    json: Results = None,
+) -> None:
+    """Regression on nine UCI sets: RMSE, log-likelihood, coverage, seconds.
+
+    Methods: ideareg in its one default configuration, its head without a warp, and scikit-learn's
+    Gaussian process where at most 2000 rows are fitted.
+    """
+    _bench("UCI", data, sets, splits, methods, json)
+
+
+@bench_app.command()
+def classify(
+    data: Folder,
+    sets: Sets = "",
+    splits: Splits = "0-9",
+    methods: Methods = "",
+    json: Results = None,
+) -> None:
+    """Classification on eight sets: accuracy, log-loss, seconds.
+
+    Methods: ideareg in its one default configuration, without a warp, and scikit-learn's RBF
+    support vector machine, tuned by cross-validation, with Platt's probabilities.
+    """
+    _bench("CLASSIFY", data, sets, splits, methods, json)
+
+
+@bench_app.command()
+def dropout(
+    data: Folder,
+    sets: Sets = "",
+    splits: Splits = "0-9",
+    methods: Methods = "",
+    json: Results = None,
+) -> None:
+    """Nugget, Dropout and weight decay on one residual network, with the same seconds each.
+
+    Each is tuned on a fifth of the training rows. Errors are the share of wrong classes, or the
+    RMSE in standard deviations, with and without noise on the test inputs.
+    """
+    _bench("DROPOUT", data, sets, splits, methods, json)
+
+
+def _bench(name: str, data: Path, sets: str, splits: str, methods: str, json: Path | None) -> None:
+    with mistakes_in_one_line():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from ideareg import bench, persistence
+        from ideareg.bench.suite import key, parse_splits, unfinished
+
+        suite: bench.Suite = getattr(bench, name)
+        if json is not None:
+            persistence.check_writable(json)
+        names = [part.strip() for part in (sets or ",".join(suite.sets)).split(",")]
+        wanted = [part.strip() for part in (methods or ",".join(suite.methods)).split(",")]
+        tasks = suite.plan(data, names, parse_splits(splits), wanted)
+        kept = [] if json is None else suite.read(json)
+        if kept:
+            typer.echo(f"{json}: {len(kept)} results of an earlier run are kept, not run again")
+        todo = unfinished(tasks, kept)
+        rows = list(kept)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        errors = Console(stderr=True)
+        with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
+            bar = progress.add_task("", total=len(todo))
+            for task, row in zip(todo, suite.run(data, todo, kept, json), strict=True):
+                rows.append(row)
+                progress.update(bar, advance=1, description=f"{task.set} {task.split}")
+        shown = [row for row in rows if key(row) in set(tasks)]
+        Console(width=None if sys.stdout.isatty() else 120).print(suite.table(shown))
