@@ -5,7 +5,7 @@ import pytest
 
 from ideareg import plotting
 from ideareg.audit import audit_resnet, read_layers
-from ideareg.claims import tanh_problem
+from ideareg.claims.layers import tanh_problem
 from ideareg.resnet import train
 
 pytestmark = pytest.mark.usefixtures("double_precision")

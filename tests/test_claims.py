@@ -7,14 +7,17 @@ import pytest
 from typer.testing import CliRunner
 
 from ideareg import claims, cli
+from ideareg.claims import flows, learning
+from ideareg.claims.claim import row
 
 QUICK = (
-    claims.closed_forms,
-    claims.one_point,
-    claims.invariants,
-    claims.features,
-    claims.nugget,
-    claims.certificates,
+    flows.closed_forms,
+    flows.one_point,
+    flows.invariants,
+    flows.features,
+    learning.nugget,
+    learning.certificates,
+    learning.random_layers,
 )
 SLOW = tuple(group for group in claims.CLAIMS if group not in QUICK)
 
@@ -40,7 +43,7 @@ def run(monkeypatch, tmp_path, *groups):
 
 
 def test_command(monkeypatch, tmp_path):
-    result, (data, page) = run(monkeypatch, tmp_path, claims.one_point)
+    result, (data, page) = run(monkeypatch, tmp_path, flows.one_point)
     assert result.exit_code == 0 and "1 of 1 claims hold" in result.output
     (row,) = json.loads(data.read_text())["claims"]
     assert set(row) == {"claim", "section", "measured", "expected", "tolerance", "passed"}
@@ -49,8 +52,8 @@ def test_command(monkeypatch, tmp_path):
 
 def test_a_claim_that_fails_is_said_so(monkeypatch, tmp_path):
     def wrong():
-        yield claims._row("<b>", "two is three", 2, 3, 0.5)
-        yield claims._row("<b>", "nothing is something", math.nan, 0, 1)
+        yield row("<b>", "two is three", 2, 3, 0.5)
+        yield row("<b>", "nothing is something", math.nan, 0, 1)
 
     result, (_, page) = run(monkeypatch, tmp_path, wrong)
     assert result.exit_code == 1 and "0 of 2 claims hold" in result.output

@@ -6,7 +6,7 @@ import pytest
 
 from ideareg import kernels as ik
 from ideareg._types import Result
-from ideareg.claims import landmarks
+from ideareg.claims.layers import landmarks
 from ideareg.hamiltonian import State
 from ideareg.integrators import RK4
 from ideareg.leastaction import Distance, LeastAction, Regression, solve

@@ -7,7 +7,7 @@ import pytest
 
 from ideareg import kernels as ik
 from ideareg._types import Result
-from ideareg.claims import tanh_problem
+from ideareg.claims.layers import tanh_problem
 from ideareg.leastaction import Distance, LeastAction, solve
 from ideareg.resnet import ResNet, from_trajectory, train
 
