@@ -258,3 +258,75 @@ def test_one_class_is_refused():
 def test_epsilon_insensitive_takes_one_nu():
     with pytest.raises(ValueError, match="one nu"):
         WarpingRegressor(loss="epsilon_insensitive", learn_head=False).fit(X, G)
+
+
+def test_warping_kernel_makes_the_same_machine(stack):
+    """A kernel machine on the precomputed kernel of the heaviest warp has its predictions."""
+    one = stack.member(0)
+    K = one.warping_kernel(X)
+    np.testing.assert_allclose(np.diag(K), 1.0, atol=1e-12)
+    assert np.linalg.eigvalsh(K)[0] > -1e-9
+    dual = np.asarray(one.warps_[0].predictor.posterior.dual)[: len(X), 0]
+    centres = one.warps_[0].predictor.posterior.points
+    assert np.count_nonzero(dual) == len(X) and len(centres) >= len(X)
+    tuned, f = one.warps_[0].tuned, one.decision_function(X)
+    regressor = f - tuned.offset[0]  # the logistic loss is its own calibration
+    y = np.where(Y == "up", 1.0, -1.0)
+    slope = -y / (1 + np.exp(y * f))
+    # Stationarity of λ|f|² + Σ ℓ: the duals are the slopes, K applied to them is the regressor.
+    np.testing.assert_allclose(regressor, -K @ slope / (2 * tuned.ridge), atol=2e-2)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("of", ["stack", "three-hinge", "joint"])
+def test_saved_and_loaded_models_agree(tmp_path, request, of):
+    if of == "stack":
+        model = request.getfixturevalue("stack")
+    elif of == "joint":
+        model = joint("squared_hinge", max_iter=5).fit(X, Y)
+    else:
+        model = machine(loss="hinge").fit(X, THREE)
+    model.save(tmp_path / "m")
+    again = ideareg.load(tmp_path / "m")
+    assert type(again) is WarpingClassifier
+    np.testing.assert_array_equal(again.classes_, model.classes_)
+    assert again.classes_.dtype == model.classes_.dtype
+    for ours, theirs in zip(answers(again), answers(model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(again.warping_kernel(AT), model.warping_kernel(AT))
+    for name in ("ridge_", "nu_", "score_", "baseline_score_", "n_iter_"):
+        np.testing.assert_equal(getattr(again, name), getattr(model, name))
+    assert again.get_params()["loss"] == model.loss
+
+
+@pytest.mark.parametrize("labels", [[3, 7], [False, True], [0.0, 2.0], ["a", "b"]])
+def test_labels_of_any_plain_kind_are_saved(tmp_path, labels):
+    y = np.asarray(labels, dtype=object if isinstance(labels[0], str) else None)[
+        (G > 0).astype(int)
+    ]
+    model = machine().fit(X, y)
+    model.save(tmp_path / "m")
+    again = ideareg.load(tmp_path / "m").predict(AT)
+    assert again.dtype == model.predict(AT).dtype
+    np.testing.assert_array_equal(again, model.predict(AT))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda h, a: h["classes"].update(values=["up", "down"]), "labels are not sorted"),
+        (lambda h, a: h["classes"].update(kind="V"), "do not fit together"),
+        (lambda h, a: h["warps"][0].pop("tuned"), "warps are not those of such a model"),
+        (lambda h, a: h["warps"][0].update(head="pickle"), "unknown head 'pickle'"),
+        (lambda h, a: a.update({"warp0.shift": np.ones(3)}), "warp0.shift' has shape"),
+        (lambda h, a: a["warp0[0].head.log_scale"].fill(np.nan), "not finite"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(spoil, match):
+    header, arrays = machine().fit(X, Y).get_state()
+    arrays = {name: np.array(array) for name, array in arrays.items()}
+    spoil(header, arrays)
+    with pytest.raises(ValueError, match=match):
+        WarpingClassifier.from_state(header, arrays)

@@ -22,6 +22,7 @@ from ideareg.shooting import Trajectory
 
 Floats = NDArray[np.float64]
 
+ROUGH_STEPS = 10
 STEPS_OF_LIMIT = 200
 
 
@@ -96,7 +97,9 @@ def depth_study(
     -------
     DepthStudy
     """
-    limit = solve(problem, steps, RK4())
+    # The way down is long and needs few steps; near the minimum Newton needs one or two.
+    rough = solve(problem, min(ROUGH_STEPS, steps), RK4())
+    limit = solve(problem, steps, RK4(), start=rough.momentum)
     optima = [_network(problem, depth, limit.momentum) for depth in depths]
     work = _work(problem, limit.trajectory)
     constant = -0.5 * float(problem.nu) * float(np.trapezoid(work, dx=1 / steps))

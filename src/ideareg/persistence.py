@@ -41,6 +41,7 @@ MAX_NAME = 200
 # What a file may turn into. A kind outside this table is refused; nothing else is ever imported.
 LOADERS = {
     "WarpingRegressor": ("ideareg.estimators.warping", "WarpingRegressor.from_state"),
+    "WarpingClassifier": ("ideareg.estimators.classifier", "WarpingClassifier.from_state"),
     "TablePipeline": ("ideareg.tables", "pipeline_from_state"),
 }
 
@@ -270,11 +271,11 @@ def load(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path : path-like
-        A file that ``WarpingRegressor.save`` or ``ideareg fit --out`` wrote.
+        A file that the ``save`` of an estimator or ``ideareg fit --out`` wrote.
 
     Returns
     -------
-    WarpingRegressor or sklearn.pipeline.Pipeline
+    WarpingRegressor, WarpingClassifier or sklearn.pipeline.Pipeline
         The fitted model. No code in the file is run, and none of the training code is needed.
 
     Raises

@@ -294,6 +294,10 @@ class PrimalHead(AbstractHead):
         penalty = jnp.vdot(dual, self.cross(u, u) @ dual)
         return self.noise * penalty + rows.weight @ loss.value(f, rows.Y)
 
+    def similarity(self, q1: Points, q2: Points) -> Matrix:
+        """Return k between warped points."""
+        return self.unit.gram(q1, q2)
+
 
 def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
     """Add up ``of`` over tiles of the rows, recomputing each tile in reverse mode."""

@@ -1,4 +1,4 @@
-"""A fitted regressor as data: a JSON header and named arrays, and back."""
+"""A fitted estimator as data: a JSON header and named arrays, and back."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from ideareg import kernels, persistence
 from ideareg._rows import Scaling
 from ideareg.blocks import Warp
+from ideareg.classification import Tuned
 from ideareg.estimators._attributes import describe_warps
 from ideareg.estimators._base import numerics
 from ideareg.estimators._settings import read_settings
 from ideareg.kernels.base import FunctionKernel
 from ideareg.kernels.stretched import Stretched
-from ideareg.readout import ExactHead, Posterior, SparseHead
+from ideareg.labels import Calibration
+from ideareg.readout import AbstractHead, ExactHead, Posterior, PrimalHead, SparseHead
 from ideareg.recipe import FittedWarp
 from ideareg.shooting import Trajectory
 from ideareg.training import Model
@@ -30,7 +33,16 @@ Arrays = dict[str, NDArray[Any]]
 KERNEL_CLASSES = {name: getattr(kernels, name) for name in kernels.__all__ if name[0].isupper()}
 # Parameters that are not data; a loaded model has their defaults.
 NOT_SAVED = ("callback", "random_state")
-SCALES = ("_scale_x", "_scale_y")
+HEADS = {"exact": ExactHead, "sparse": SparseHead, "primal": PrimalHead}
+# Kinds of labels that a file can hold, by the kind of their dtype.
+LABELS: dict[str, Any] = {
+    "U": str,
+    "O": object,
+    "i": np.int64,
+    "u": np.int64,
+    "f": float,
+    "b": bool,
+}
 KERNEL_PARAMETERS = ("kernel", "warp_kernel")
 
 
@@ -105,20 +117,58 @@ def _named_leaves(warp: FittedWarp) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
 
 
-def regressor_state(model: Any) -> tuple[dict[str, Any], Arrays]:
-    """Return header and arrays of a fitted `WarpingRegressor`."""
+def _scales(model: Any) -> tuple[str, ...]:
+    return ("_scale_x",) if is_classifier(model) else ("_scale_x", "_scale_y")
+
+
+def _labels_spec(classes: NDArray[Any]) -> dict[str, Any]:
+    """Return labels as JSON.
+
+    Raises
+    ------
+    TypeError
+        For labels that are neither text nor numbers.
+    """
+    kind, values = classes.dtype.kind, classes.tolist()
+    if kind not in LABELS or (kind == "O" and not all(isinstance(v, str) for v in values)):
+        raise TypeError(
+            f"save: labels must be text, numbers or booleans, got {classes.dtype} with "
+            f"{values[0]!r}."
+        )
+    return {"kind": kind, "values": values}
+
+
+def _labels(spec: Any) -> NDArray[Any]:
+    classes = np.asarray(spec["values"], dtype=LABELS[spec["kind"]])
+    if classes.ndim != 1 or len(classes) < 2 or not (classes[:-1] < classes[1:]).all():
+        raise ValueError("model file: its labels are not sorted and distinct")
+    return classes
+
+
+def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
+    """Return header and arrays of a fitted `WarpingRegressor` or `WarpingClassifier`."""
     parameters = model.get_params(deep=False)
     for name in NOT_SAVED:
         parameters.pop(name)
     for name in KERNEL_PARAMETERS:
         parameters[name] = kernel_spec(parameters[name], name)
     arrays: Arrays = {}
-    for scale in SCALES:
+    for scale in _scales(model):
         for name, value in getattr(model, scale)._asdict().items():
             arrays[f"{scale}.{name}"] = np.asarray(value)
+    warps = []
     for j, warp in enumerate(model.warps_):
         for name, leaf in _named_leaves(warp):
             arrays[f"warp{j}{name}"] = np.asarray(leaf)
+        kind = next(k for k, head in HEADS.items() if type(warp.model.head) is head)
+        described = {"nu": warp.nu, "weight": warp.weight, "ledger": warp.ledger, "head": kind}
+        described["history"] = warp.history
+        if warp.tuned is not None:
+            arrays[f"warp{j}.shift"] = warp.tuned.calibration.shift
+            arrays[f"warp{j}.offset"] = warp.tuned.offset
+            tuned = warp.tuned.log_length, warp.tuned.ridge, warp.tuned.calibration.scale
+            described["tuned"] = [float(number) for number in tuned]
+        warps.append(_plain(described))
     for name, values in model.cv_results_.items():
         arrays[f"cv.{name}"] = np.asarray(values)
     names = getattr(model, "feature_names_in_", None)
@@ -126,20 +176,19 @@ def regressor_state(model: Any) -> tuple[dict[str, Any], Arrays]:
         "parameters": _plain(parameters),
         "n_features": int(model.n_features_in_),
         "feature_names": None if names is None else [str(name) for name in names],
-        "one_output": bool(model._one_output),
-        "exact": isinstance(model.warps_[0].model.head, ExactHead),
         "scores": _plain([model.score_, model.baseline_score_]),
         "iterations": int(model.n_iter_),
-        "warps": [
-            _plain({"nu": w.nu, "weight": w.weight, "ledger": w.ledger, "history": w.history})
-            for w in model.warps_
-        ],
+        "warps": warps,
     }
+    if is_classifier(model):
+        header["classes"] = _labels_spec(model.classes_)
+    else:
+        header["one_output"] = bool(model._one_output)
     return header, arrays
 
 
-def restore_regressor(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
-    """Rebuild a fitted `WarpingRegressor`; every array is checked by name and shape.
+def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
+    """Rebuild a fitted estimator; every array is checked by name and shape.
 
     Raises
     ------
@@ -155,20 +204,23 @@ def restore_regressor(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         model.n_features_in_ = int(header["n_features"])
         if header["feature_names"] is not None:
             model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
-        model._one_output = bool(header["one_output"])
-        columns = (model.n_features_in_, arrays["_scale_y.mean"].size)
-        for scale, count in zip(SCALES, columns, strict=True):
+        if is_classifier(model):
+            model.classes_ = _labels(header["classes"])
+            outputs = 1 if len(model.classes_) == 2 else len(model.classes_)
+        else:
+            model._one_output = bool(header["one_output"])
+            outputs = arrays["_scale_y.mean"].size
+        columns = (model.n_features_in_, outputs)
+        for scale, count in zip(_scales(model), columns, strict=False):
             wanted = Scaling.of(np.ones((1, count)), np.ones(1))._asdict()
             parts = {name: _take(arrays, f"{scale}.{name}", a) for name, a in wanted.items()}
             setattr(model, scale, Scaling(**parts))
         model.warps_ = [
-            _restore_warp(
-                f"warp{j}", _unplain(warp), settings, bool(header["exact"]), arrays, columns
-            )
+            _restore_warp(f"warp{j}", _unplain(warp), settings, arrays, columns)
             for j, warp in enumerate(header["warps"])
         ]
-        if not model.warps_:
-            raise ValueError("model file: it holds no warp")
+        if not model.warps_ or any((w.tuned is None) == is_classifier(model) for w in model.warps_):
+            raise ValueError("model file: its warps are not those of such a model")
         model.score_, model.baseline_score_ = _unplain(header["scores"])
         model.n_iter_ = int(header["iterations"])
         model.cv_results_ = {k[3:]: v for k, v in arrays.items() if k.startswith("cv.")}
@@ -179,20 +231,22 @@ def restore_regressor(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
 
 
 def _restore_warp(
-    prefix: str,
-    header: dict[str, Any],
-    settings: Any,
-    exact: bool,
-    arrays: Arrays,
-    columns: tuple[int, int],
+    prefix: str, header: dict[str, Any], settings: Any, arrays: Arrays, columns: tuple[int, int]
 ) -> FittedWarp:
-    skeleton = _skeleton(prefix, settings, exact, arrays, columns)
+    skeleton = _skeleton(prefix, settings, header["head"], arrays, columns)
     paths, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     leaves = [_take(arrays, prefix + jax.tree_util.keystr(path), leaf) for path, leaf in paths]
     model, *parts = jax.tree_util.tree_unflatten(structure, leaves)
+    tuned = None
+    if "tuned" in header:
+        length, ridge, scale = _take({"tuned": np.asarray(header["tuned"])}, "tuned", np.ones(3))
+        shift, offset = (
+            _take(arrays, f"{prefix}.{name}", np.ones(columns[1])) for name in ("shift", "offset")
+        )
+        tuned = Tuned(float(length), float(ridge), Calibration(float(scale), shift), offset)
     nu, weight = float(header["nu"]), float(header["weight"])
     predictor = Predictor(model.warp, *parts)
-    return FittedWarp(model, predictor, nu, weight, header["ledger"], header["history"])
+    return FittedWarp(model, predictor, nu, weight, header["ledger"], header["history"], tuned)
 
 
 def _take(arrays: Arrays, name: str, like: Any) -> NDArray[Any]:
@@ -209,7 +263,7 @@ def _take(arrays: Arrays, name: str, like: Any) -> NDArray[Any]:
 
 
 def _skeleton(
-    prefix: str, settings: Any, exact: bool, arrays: Arrays, columns: tuple[int, int]
+    prefix: str, settings: Any, kind: str, arrays: Arrays, columns: tuple[int, int]
 ) -> tuple[Model, Trajectory, Posterior, WarpPosterior]:
     """Return modules of the structure and shapes that a file should hold; the values are ones."""
 
@@ -232,7 +286,18 @@ def _skeleton(
     )  # fmt: skip
     common = (settings.kernel, lengths, one, one, one)
     centres, present = np.ones((points, width)), np.ones(points)
-    head = ExactHead(*common) if exact else SparseHead(*common, centres, present)
+    head: AbstractHead
+    if kind == "primal":
+        M, R = size("[0].head.root", 0), size("[0].head.root", 1)
+        k = size("[0].head.coefficients", 1)
+        coefficients = np.ones((M, R)), np.ones((R, k)), np.ones(k)
+        head = PrimalHead(*common, np.ones((M, width)), np.ones(M), *coefficients)
+    elif kind == "sparse":
+        head = SparseHead(*common, centres, present)
+    elif kind == "exact":
+        head = ExactHead(*common)
+    else:
+        raise ValueError(f"model file: unknown head {kind!r}")
     # A regressor of least loss explains no variance: its factor has no rows.
     explained = points if size("[2].factor", 0) else 0
     dual, factor = np.ones((points, outputs)), np.ones((explained, points))
@@ -259,9 +324,9 @@ class SavingMixin:
     def get_state(self) -> tuple[dict[str, Any], Arrays]:
         """Return the fitted model as a JSON-able header and named arrays."""
         check_is_fitted(self)
-        return regressor_state(self)
+        return estimator_state(self)
 
     @classmethod
     def from_state(cls, header: dict[str, Any], arrays: Arrays) -> Any:
         """Rebuild a fitted model from `get_state`."""
-        return restore_regressor(cls, header, arrays)
+        return restore_estimator(cls, header, arrays)

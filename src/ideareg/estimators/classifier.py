@@ -27,6 +27,7 @@ from ideareg.estimators._base import (
     with_callbacks,
 )
 from ideareg.estimators._settings import read_settings
+from ideareg.estimators._state import SavingMixin
 from ideareg.estimators._warped import WarpMixin
 from ideareg.joint import fit_jointly
 from ideareg.kernels import AbstractKernel
@@ -41,7 +42,9 @@ def _predictions(fitted: Predictor, X: Floats) -> tuple[Any]:
     return (predict_mean(fitted, X),)
 
 
-class WarpingClassifier(CallbackSupportMixin, WarpMixin, ClassifierMixin, BaseEstimator):
+class WarpingClassifier(
+    CallbackSupportMixin, WarpMixin, SavingMixin, ClassifierMixin, BaseEstimator
+):
     r"""Kernel classification after a Hamiltonian flow that warps the inputs.
 
     .. math::
