@@ -1,24 +1,10 @@
 """The estimator contract of scikit-learn, with default arguments and no expected failure."""
 
-import numpy as np
-import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from ideareg import WarpingClassifier, WarpingRegressor
+from ideareg import WarpingRegressor
 
 
 @parametrize_with_checks([WarpingRegressor()])
 def test_contract(estimator, check):
-    check(estimator)
-
-
-@pytest.mark.slow
-@parametrize_with_checks([WarpingClassifier()])
-def test_contract_of_the_classifier(estimator, check):
-    check(estimator)
-
-
-@parametrize_with_checks([WarpingClassifier(nu=np.inf)])
-def test_contract_of_the_classifier_without_a_warp(estimator, check):
-    """The small version: all but the descents."""
     check(estimator)
