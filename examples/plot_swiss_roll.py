@@ -40,8 +40,8 @@ LAYERS = 5
 FINER = 20  # steps of the finer integrations in one layer
 READINGS = ("nugget", "bias")
 GTOL = 1e-6  # of the gradient by the whitened momentum
-# Where quasi-Newton hands over to Newton: its line search cannot see much less.
-HANDOVER = 1e-5
+# The largest entry for which quasi-Newton is asked: its line search cannot see much less.
+SMALLEST_ENTRY = 4e-8
 
 
 def spirals(points: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,9 @@ class Problem(NamedTuple):
         def layer(state: State, _: None) -> tuple[State, None]:
             return leapfrog.advance(self.ham, state, 1 / LAYERS)[0], None
 
-        final, _ = jax.lax.scan(layer, State(self.X, self.momentum(z)), length=LAYERS)
+        final, _ = jax.lax.scan(
+            layer, State(self.X, self.momentum(z)), length=LAYERS, unroll=LAYERS
+        )
         return 0.5 * self.mu * jnp.vdot(z, z) + self.loss(final.q, ridge)
 
 
@@ -109,7 +111,7 @@ class Found(NamedTuple):
 
 
 def minimise(problem: Problem, max_iter: int) -> Found:
-    """Descend from no momentum by L-BFGS, then by Newton steps to a gradient norm of 1e-6.
+    """Descend from no momentum by L-BFGS, and by Newton if that ends above a norm of 1e-6.
 
     A small ridge makes a loss of steep and narrow valleys; it is reached through larger ones.
     """
@@ -132,15 +134,16 @@ def minimise(problem: Problem, max_iter: int) -> Found:
         last = ridge == problem.ridge
         options = {
             "maxiter": max_iter if last else max_iter // 8, "maxfun": 2 * max_iter, "maxcor": 50,
-            "ftol": 0 if last else 1e-6, "gtol": HANDOVER,
+            "ftol": 0 if last else 1e-6, "gtol": SMALLEST_ENTRY,
         }  # fmt: skip
         found = minimize(evaluate, z, args=(ridge,), jac=True, method="L-BFGS-B", options=options)
         z = found.x
-    hessian = {"hessp": lambda z, u, ridge: np.asarray(product(z, u, ridge))}
-    found = minimize(
-        evaluate, z, args=(problem.ridge,), jac=True, method="trust-krylov", **hessian,
-        options={"gtol": GTOL, "maxiter": 20},
-    )  # fmt: skip
+    if np.linalg.norm(found.jac) > GTOL:
+        hessian = {"hessp": lambda z, u, ridge: np.asarray(product(z, u, ridge))}
+        found = minimize(
+            evaluate, z, args=(problem.ridge,), jac=True, method="trust-krylov", **hessian,
+            options={"gtol": GTOL, "maxiter": 20},
+        )  # fmt: skip
     norm = float(np.linalg.norm(found.jac))
     seconds, processor = time.perf_counter() - began, time.process_time() - busy
     return Found(found.x, float(found.fun), norm, count, seconds, processor)
