@@ -36,7 +36,7 @@ def joint(loss, **changes):
 
 def machine(**changes):
     """A kernel machine without warp, which is quick."""
-    return WarpingClassifier(**{"nu": np.inf, "random_state": 0, **changes})
+    return WarpingClassifier(**{"nu": np.inf, "n_folds": 2, "random_state": 0, **changes})
 
 
 def answers(model):
@@ -183,7 +183,10 @@ def test_every_loss_gives_labels_and_probabilities(loss, labels):
 def test_the_stack_mixes_and_beats_nothing_less(stack):
     assert stack.warp_weights_.sum() == pytest.approx(1)
     assert stack.score_ >= stack.baseline_score_ - 1e-9
-    assert stack.cv_results_["param_nu"].tolist() == [np.inf, 3.0]
+    found = stack.cv_results_
+    assert found["param_nu"].tolist() == [np.inf] * 5 + [3.0]
+    np.testing.assert_equal(found["param_length"], [0.35, 0.7, 1.4, 2.8, 5.6, np.nan])
+    assert stack.baseline_score_ == pytest.approx(found["mean_test_log_density"][:5].max())
     assert stack.score(*table(seed=2)[::2]) > 0.9
     moved = stack.transform(AT)
     np.testing.assert_allclose(stack.inverse_transform(moved), AT, atol=1e-8)
