@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
 from ideareg import kernels as ik
@@ -161,9 +162,9 @@ def random_layers() -> Iterator[Claim]:
     rng = np.random.default_rng(9)
     nu, depth, samples, d = 2.0, 5, 4000, 2
     x = start = np.repeat(rng.normal(size=(1, 3, d)), samples, axis=0)
+    gram = jax.jit(jax.vmap(ik.Gaussian().gram))
     for _ in range(depth):
-        squares = ((x[:, :, None] - x[:, None]) ** 2).sum(-1)
-        root = np.linalg.cholesky(np.exp(-0.5 * squares) + 1e-10 * np.eye(3))
+        root = np.linalg.cholesky(np.asarray(gram(x)) + 1e-10 * np.eye(3))
         x = x + root @ rng.normal(size=x.shape) / np.sqrt(nu * depth)
     moved = ((x - start) ** 2).sum(-1).mean(1) * nu / d
     error = 3 * moved.std() / np.sqrt(samples)

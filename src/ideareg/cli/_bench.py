@@ -21,52 +21,46 @@ Results = Annotated[
 ]
 
 
-@bench_app.command()
-def uci(
-    data: Folder,
-    sets: Sets = "",
-    splits: Splits = "0-4",
-    methods: Methods = "",
-    json: Results = None,
-) -> None:
+def _command(name: str, every_split: str, text: str) -> None:
+    def run(
+        data: Folder,
+        sets: Sets = "",
+        splits: Splits = every_split,
+        methods: Methods = "",
+        json: Results = None,
+    ) -> None:
+        _bench(name.upper(), data, sets, splits, methods, json)
+
+    bench_app.command(name, help=text)(run)
+
+
+_command(
+    "uci",
+    "0-4",
     """Regression on nine UCI sets: RMSE, log-likelihood, coverage, seconds.
 
     Methods: ideareg in its one default configuration, its head without a warp, and scikit-learn's
     Gaussian process where at most 2000 rows are fitted.
-    """
-    _bench("UCI", data, sets, splits, methods, json)
-
-
-@bench_app.command()
-def classify(
-    data: Folder,
-    sets: Sets = "",
-    splits: Splits = "0-9",
-    methods: Methods = "",
-    json: Results = None,
-) -> None:
+    """,
+)
+_command(
+    "classify",
+    "0-9",
     """Classification on eight sets: accuracy, log-loss, seconds.
 
     Methods: ideareg in its one default configuration, without a warp, and scikit-learn's RBF
     support vector machine, tuned by cross-validation, with Platt's probabilities.
-    """
-    _bench("CLASSIFY", data, sets, splits, methods, json)
-
-
-@bench_app.command()
-def dropout(
-    data: Folder,
-    sets: Sets = "",
-    splits: Splits = "0-9",
-    methods: Methods = "",
-    json: Results = None,
-) -> None:
+    """,
+)
+_command(
+    "dropout",
+    "0-9",
     """Nugget, Dropout and weight decay on one residual network, with the same seconds each.
 
     Each is tuned on a fifth of the training rows. Errors are the share of wrong classes, or the
     RMSE in standard deviations, with and without noise on the test inputs.
-    """
-    _bench("DROPOUT", data, sets, splits, methods, json)
+    """,
+)
 
 
 def _bench(name: str, data: Path, sets: str, splits: str, methods: str, json: Path | None) -> None:

@@ -35,14 +35,7 @@ KERNEL_CLASSES = {name: getattr(kernels, name) for name in kernels.__all__ if na
 NOT_SAVED = ("callback", "random_state")
 HEADS = {"exact": ExactHead, "sparse": SparseHead, "primal": PrimalHead}
 # Kinds of labels that a file can hold, by the kind of their dtype.
-LABELS: dict[str, Any] = {
-    "U": str,
-    "O": object,
-    "i": np.int64,
-    "u": np.int64,
-    "f": float,
-    "b": bool,
-}
+LABELS: dict[str, Any] = dict(U=str, O=object, i=np.int64, u=np.int64, f=float, b=bool)
 KERNEL_PARAMETERS = ("kernel", "warp_kernel")
 
 
@@ -161,8 +154,13 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
         for name, leaf in _named_leaves(warp):
             arrays[f"warp{j}{name}"] = np.asarray(leaf)
         kind = next(k for k, head in HEADS.items() if type(warp.model.head) is head)
-        described = {"nu": warp.nu, "weight": warp.weight, "ledger": warp.ledger, "head": kind}
-        described["history"] = warp.history
+        described = {
+            "nu": warp.nu,
+            "weight": warp.weight,
+            "head": kind,
+            "ledger": warp.ledger,
+            "history": warp.history,
+        }
         if warp.tuned is not None:
             arrays[f"warp{j}.shift"] = warp.tuned.calibration.shift
             arrays[f"warp{j}.offset"] = warp.tuned.offset

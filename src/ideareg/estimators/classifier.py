@@ -53,9 +53,8 @@ class WarpingClassifier(
 
     Kernel machines without warp are tuned first, one for each of five lengths; warps of each
     strength ν then start from the best, and a stack of what predicts held-out labels best is the
-    model. Probabilities come from the
-    likelihood itself for the softmax and the logistic loss of two classes, and from held-out
-    predictions, scaled and shifted as Platt did, for the others.
+    model. Probabilities come from the likelihood itself for the softmax and the logistic loss of
+    two classes, and from held-out predictions, scaled and shifted as Platt did, for the others.
 
     Parameters
     ----------
