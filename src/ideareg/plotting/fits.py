@@ -1,75 +1,18 @@
-"""Figures of a fit: its energy, its convergence, how far to trust it, and how it warped space.
-
-Each function draws on the Axes it is given, or makes one, and returns it. matplotlib is imported
-where it is used. Colours are from the set of Okabe and Ito, told apart by colour-blind readers.
-"""
+"""Figures of a fit: its energy, its convergence, how far to trust it, and how it warped space."""
 
 from __future__ import annotations
 
-import importlib
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import norm
 
+from ideareg.plotting.style import BLUE, FAINT, INK, ORANGE, SERIES, axes, dress, some
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-INK = "#4a4f57"
-FAINT = "#b8bdc6"
-BLUE = "#0072b2"
-ORANGE = "#d55e00"
-SERIES = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MISSING = "figures need matplotlib: pip install 'ideareg[plot]'"
-FAMILY = "var(--sans, sans-serif)"
-MAX_POINTS = 1500  # more hide each other, and make a vector figure heavy
-
-
-def _axes(ax: Axes | None, size: tuple[float, float] = (4.8, 3.4)) -> Axes:
-    if ax is not None:
-        return ax
-    try:
-        pyplot = importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-    return pyplot.subplots(figsize=size, layout="constrained")[1]
-
-
-def _dress(
-    ax: Axes, title: str, x: str, y: str, grid: Literal["both", "x", "y"] | None = "both"
-) -> Axes:
-    """Give a drawing the one style. It sets no global state."""
-    for text in (
-        ax.set_title(title, loc="left", fontsize=10.5, color=INK),
-        ax.set_xlabel(x, fontsize=9, color=INK),
-        ax.set_ylabel(y, fontsize=9, color=INK),
-    ):
-        text.set_parse_math(False)  # names of columns may hold dollar signs
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(FAINT)
-    ax.tick_params(which="both", labelsize=8, color=FAINT, labelcolor=INK)
-    if grid:
-        ax.grid(axis=grid, color=FAINT, linewidth=0.5, alpha=0.5)
-    ax.set_axisbelow(True)
-    ax.set_facecolor("none")
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        legend: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
-        if not grid:  # the drawing fills its Axes, so the legend goes above
-            legend |= {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
-        ax.legend(handles, labels, **legend)
-    return ax
-
-
-def _some(n: int) -> np.ndarray:
-    """Return at most ``MAX_POINTS`` of ``n`` indices, the same ones each time."""
-    if n <= MAX_POINTS:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(0).choice(n, MAX_POINTS, replace=False))
 
 
 def energy(
@@ -88,7 +31,7 @@ def energy(
     -------
     matplotlib Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     ledgers = [ledgers] if isinstance(ledgers, Mapping) else list(ledgers)
     # A member of the stack without a warp has no energy to show.
     warped = [ledger for ledger in ledgers if np.any(ledger["energy"])]
@@ -102,7 +45,7 @@ def energy(
     # From zero, so that a drift of a percent looks like one.
     ax.set_ylim(0, 1.15 * top if top > 0 else 1)
     ax.locator_params(axis="x", integer=True)
-    return _dress(ax, "Energy per layer", "layer", "energy")
+    return dress(ax, "Energy per layer", "layer", "energy")
 
 
 def nugget_path(path: Mapping[str, Any], ax: Axes | None = None) -> Axes:
@@ -120,7 +63,7 @@ def nugget_path(path: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     matplotlib Axes
         Logarithmic but for a stretch around zero, so that a nugget of 0 has a place.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     nuggets = np.asarray(path["nugget"], dtype=float)
     lines = {"rmse": "held-out error", "action": "action", "lipschitz": "certified Lipschitz"}
     for i, (name, label) in enumerate(lines.items()):
@@ -130,7 +73,7 @@ def nugget_path(path: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     positive = nuggets[nuggets > 0]
     if len(positive):
         ax.set_xscale("symlog", linthresh=float(positive.min()))
-    return _dress(ax, "What the nugget does", "nugget r", f"relative to r = {nuggets[0]:g}")
+    return dress(ax, "What the nugget does", "nugget r", f"relative to r = {nuggets[0]:g}")
 
 
 def history(record: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
@@ -147,7 +90,7 @@ def history(record: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Ax
     -------
     matplotlib Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     loss = np.asarray(record.get("loss", ()), dtype=float)
     loss = loss[np.isfinite(loss)]
     gap = loss - loss.min(initial=np.inf)
@@ -156,7 +99,7 @@ def history(record: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Ax
         ax.semilogy(np.flatnonzero(shown), gap[shown], color=BLUE, lw=1.5)
     else:
         ax.text(0.5, 0.5, "no iterations", ha="center", color=INK, transform=ax.transAxes)
-    return _dress(ax, "Convergence", "iteration", "objective above its best")
+    return dress(ax, "Convergence", "iteration", "objective above its best")
 
 
 def calibration(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
@@ -173,7 +116,7 @@ def calibration(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, (3.6, 3.4))
+    ax = axes(ax, (3.6, 3.4))
     y, mean, std = (np.asarray(a, dtype=float) for a in (y, mean, std))
     level = np.linspace(0, 1, 101)
     reached = np.sort(norm.cdf((y - mean) / std))
@@ -185,7 +128,7 @@ def calibration(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
     ax.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=(0, (4, 3)))
     ax.plot(level, share, color=BLUE, lw=1.8, label="observed")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    return _dress(ax, "Calibration", "predicted quantile", "share of targets below")
+    return dress(ax, "Calibration", "predicted quantile", "share of targets below")
 
 
 def predictions(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
@@ -202,10 +145,10 @@ def predictions(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, (3.6, 3.4))
+    ax = axes(ax, (3.6, 3.4))
     y, mean, std = (np.asarray(a, dtype=float) for a in (y, mean, std))
-    some = _some(len(y))
-    y, mean, reach = y[some], mean[some], norm.ppf(0.95) * std[some]
+    shown = some(len(y))
+    y, mean, reach = y[shown], mean[shown], norm.ppf(0.95) * std[shown]
     ends = [min(y.min(), mean.min()), max(y.max(), mean.max())]
     ax.errorbar(y, mean, yerr=reach, fmt="none", ecolor=FAINT, elinewidth=0.8, zorder=1)
     outside = np.abs(y - mean) > reach
@@ -215,7 +158,7 @@ def predictions(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
     ):
         ax.plot(y[chosen], mean[chosen], "o", ms=3, mew=0, alpha=0.8, color=colour, label=label)
     ax.plot(ends, ends, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=3)
-    return _dress(ax, "Held-out predictions", "true", "predicted")
+    return dress(ax, "Held-out predictions", "true", "predicted")
 
 
 def most_moved(model: Any, X: Any) -> tuple[int, ...]:
@@ -277,8 +220,8 @@ def warped_space(
     matplotlib Axes
         With one column only, the curve from input to warped input.
     """
-    ax, model = _axes(ax, (5.2, 4.6)), moving(model)
-    X = np.asarray(X, dtype=float)[_some(len(X))]
+    ax, model = axes(ax, (5.2, 4.6)), moving(model)
+    X = np.asarray(X, dtype=float)[some(len(X))]
     i, *rest = tuple(features) if features is not None else most_moved(model, X)
     names = [f"column {k}" for k in range(X.shape[1])] if names is None else list(names)
     low, high = np.percentile(X, [1, 99], axis=0)
@@ -289,7 +232,7 @@ def warped_space(
         line[:, i] = np.linspace(low[i], high[i], 200)
         ax.plot(line[:, i], line[:, i], color=INK, lw=0.8, ls=(0, (4, 3)), label="no warp")
         ax.plot(line[:, i], model.transform(line)[:, i], color=BLUE, lw=1.8, label="warp")
-        return _dress(ax, "How the space was warped", names[i], f"{names[i]}, warped")
+        return dress(ax, "How the space was warped", names[i], f"{names[i]}, warped")
     j = rest[0]
     before, after = _grid(model, middle, (i, j), low, wide)
     for line in before:
@@ -300,7 +243,7 @@ def warped_space(
     carried = np.asarray(model.transform(X))
     ax.plot(*carried[:, [i, j]].T, "o", ms=1.6, mew=0, color=INK, alpha=0.35, zorder=3)
     _arrows(ax, model, (i, j))
-    return _dress(ax, "How the space was warped", names[i], names[j], grid=None)
+    return dress(ax, "How the space was warped", names[i], names[j], grid=None)
 
 
 def _grid(
@@ -329,87 +272,3 @@ def _arrows(ax: Axes, model: Any, pair: tuple[int, int]) -> None:
         x, y, u, v, angles="xy", scale_units="xy", scale=1, width=0.0035, color=ORANGE, zorder=5
     )
     ax.plot(x, y, "o", ms=3.2, mew=0, color=ORANGE, zorder=5, label="control points")
-
-
-def as_svg(draw: Callable[[Axes], Any], size: tuple[float, float], salt: str) -> str:
-    """Return what ``draw`` does to an Axes as SVG to put into a page.
-
-    Parameters
-    ----------
-    draw : callable
-        Takes an Axes.
-    size : pair of float
-        Width and height in inches.
-    salt : str
-        Different for each figure of a page: it keeps their identifiers apart.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element with real text in the page's own font. pyplot is not involved, and
-        the same drawing gives the same text.
-    """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-
-    canvas, stream = Figure(figsize=size, layout="constrained"), io.StringIO()
-    draw(canvas.subplots())
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", stream.getvalue(), flags=re.DOTALL)
-    # Only sizes are kept; matplotlib writes the family alone, or after the size in one property.
-    svg = re.sub(r"font-family: [^;\"]+", f"font-family: {FAMILY}", svg)
-    svg = re.sub(r"font: ([^;\"]*?[\d.]+px) [^;\"]+", rf"font: \1 {FAMILY}", svg)
-    return svg[svg.index("<svg") :]
-
-
-def audit(found: Any, ax: Axes | None = None) -> Axes:
-    """Plot the norms of a network's layers, and which layers are not at a minimum.
-
-    Parameters
-    ----------
-    found : ResNetAudit
-        See `ideareg.audit.audit_resnet`.
-    ax : matplotlib Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib Axes
-    """
-    ax = _axes(ax)
-    layers = np.arange(1, len(found.norms) + 1)
-    off = np.asarray(found.stationarity) > 0.05
-    for chosen, colour, label in ((~off, BLUE, "balanced"), (off, ORANGE, "not stationary")):
-        if chosen.any():
-            ax.bar(layers[chosen], found.norms[chosen], width=0.7, color=colour, label=label)
-    ax.axhline(found.norms.mean(), color=INK, lw=1, ls="--", label="mean")
-    ax.locator_params(axis="x", integer=True)
-    return _dress(ax, "Norms of the layers", "layer", "L²‖w‖²", grid="y")
-
-
-def depth_study(study: Any, ax: Axes | None = None) -> Axes:
-    """Plot how the networks' minimal values approach that of the continuous flow.
-
-    Parameters
-    ----------
-    study : DepthStudy
-        See `ideareg.limit.depth_study`.
-    ax : matplotlib Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib Axes
-    """
-    ax = _axes(ax)
-    depth = np.array([row.depth for row in study.rows], dtype=float)
-    excess = np.abs([row.value - study.limit.value for row in study.rows])
-    error = np.array([row.momentum_error for row in study.rows]) / depth
-    ax.loglog(depth, excess, "o", color=BLUE, label="value above the limit")
-    ax.loglog(depth, abs(study.constant) / depth, "-", color=BLUE, lw=1, label="c / L, predicted")
-    ax.loglog(depth, error, "s--", color=ORANGE, lw=1, label="first momentum")
-    return _dress(ax, "Towards infinite depth", "layers", "distance from the limit")
