@@ -34,6 +34,7 @@ ORDER = [
     "losses",
     "pointwise",
     "convex",
+    "margin",
     "primal",
     "readout",
     "training",

@@ -79,6 +79,20 @@ def test_strong_duality(loss, data):
         np.testing.assert_allclose(2 * RIDGE * Z, -slope, atol=1e-12)
 
 
+@pytest.mark.parametrize("ridge", [1.0, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("loss", LOSSES[:3], ids=lambda loss: type(loss).__name__)
+def test_ill_conditioned_kernels_and_small_ridges(loss, ridge):
+    """Where methods that stay on the bounds stall: the primal value is still that of the dual."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2))
+    Y = np.where(np.hypot(*X.T) + 0.3 * rng.normal(size=60) < 1.2, 1.0, -1.0)[:, None]
+    weight, gram = rng.integers(0, 3, size=60).astype(float), np.asarray(ik.Gaussian().gram(X))
+    Z, box = np.asarray(solve(loss, gram, Y, weight, ridge)), loss.dual(Y, weight, ridge)
+    dual = (box.linear * Z - 0.5 * box.diagonal * Z**2 - box.band * np.abs(Z)).sum()
+    dual = 2 * ridge * (dual - 0.5 * np.vdot(Z, gram @ Z))
+    np.testing.assert_allclose(dual, risk(loss, gram, Y, weight, ridge), rtol=1e-10)
+
+
 @pytest.mark.parametrize("loss", [Hinge(), SquaredHinge()], ids=["hinge", "squared_hinge"])
 def test_satisfied_rows_have_the_dual_zero_exactly(loss, data):
     q, Y, weight = data

@@ -269,15 +269,14 @@ def test_warping_kernel_makes_the_same_machine(stack):
     K = one.warping_kernel(X)
     np.testing.assert_allclose(np.diag(K), 1.0, atol=1e-12)
     assert np.linalg.eigvalsh(K)[0] > -1e-9
-    dual = np.asarray(one.warps_[0].predictor.posterior.dual)[: len(X), 0]
-    centres = one.warps_[0].predictor.posterior.points
-    assert np.count_nonzero(dual) == len(X) and len(centres) >= len(X)
-    tuned, f = one.warps_[0].tuned, one.decision_function(X)
-    regressor = f - tuned.offset[0]  # the logistic loss is its own calibration
+    tuned = one.warps_[0].tuned
+    scale, shift = tuned.calibration.scale, tuned.calibration.shift[0]
+    f = (one.decision_function(X) - shift) / scale
     y = np.where(Y == "up", 1.0, -1.0)
-    slope = -y / (1 + np.exp(y * f))
     # Stationarity of λ|f|² + Σ ℓ: the duals are the slopes, K applied to them is the regressor.
-    np.testing.assert_allclose(regressor, -K @ slope / (2 * tuned.ridge), atol=2e-2)
+    dual = y * np.maximum(0, 1 - y * f) / tuned.ridge
+    np.testing.assert_allclose(f - tuned.offset[0], K @ dual, atol=1e-6)
+    assert 0 < np.count_nonzero(dual > 1e-9) < len(X)
 
 
 # ---------------------------------------------------------------- files

@@ -10,7 +10,7 @@ well when held out, the machines without warp included, is stacked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,8 +33,9 @@ from ideareg.labels import (
     likelihood,
 )
 from ideareg.ledger import ledger
-from ideareg.pointwise import AbstractPointwise
-from ideareg.primal import Features, Fit, easy_root, features, ridge_path
+from ideareg.margin import exact_machine, exact_path
+from ideareg.pointwise import AbstractPointwise, SquaredHinge
+from ideareg.primal import CONSTANT, Features, Fit, easy_root, features, ridge_path
 from ideareg.readout import Batch, Posterior, PrimalHead
 from ideareg.recipe import (
     FOLDED_ROWS,
@@ -61,9 +62,13 @@ Floats = NDArray[np.float64]
 
 # Lengths to try, in units of the root of the number of columns, and ridges, falling.
 LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)
-RIDGES = tuple(float(10**e) for e in np.linspace(1, -3, 7))
+RIDGES = tuple(float(10**e) for e in np.linspace(1, -4, 8))
 # Centres of the head during a descent, in the selection, and in the end, at most.
 DESCENT_CENTRES, SELECTION_CENTRES, MOST_CENTRES = 256, 512, 4096
+# Machines of the squared hinge use all rows up to here; their Gram matrix then takes 2 GiB.
+EXACT_ROWS = 16_384
+# Ridges worse than the best before the others are left out.
+PATIENCE = 2
 
 
 class Tuned(NamedTuple):
@@ -98,6 +103,12 @@ def _grams(model: Model, X: Any, U: Any) -> tuple[Any, Any, Any]:
     q, u = model.warp(X), model.warp(U)
     unit = model.head.unit
     return unit.gram(q, u), unit.gram(u, u), u
+
+
+@jax.jit
+def _gram(model: Model, X: Any) -> tuple[Any, Any]:
+    q = model.warp(X)
+    return model.head.unit.gram(q), q
 
 
 @jax.jit
@@ -151,19 +162,63 @@ class Workshop:
         """Return the base rates among the weighted rows."""
         return base_rates(loss, self.data.codes, weight, self.data.classes)
 
-    def heads(
-        self, T: Floats, weight: Floats, ridges: tuple[float, ...], loss: AbstractPointwise
-    ) -> tuple[list[Fit], Floats]:
-        """Return the head of each ridge, and the predictions of all rows, (ridges, n, k)."""
+    @property
+    def exact(self) -> bool:
+        """Whether the heads asked for are found in the span of all rows."""
+        return isinstance(self.data.loss, SquaredHinge) and len(self.data.rows) <= EXACT_ROWS
+
+    @property
+    def ridges(self) -> tuple[float, ...]:
+        """The ridges to try, from where the head is quickly found."""
+        return RIDGES[::-1] if self.exact else RIDGES
+
+    def path(self, model: Model, weight: Floats) -> Iterator[Floats]:
+        """Yield the predictions of all rows (n, k) by the head of each ridge."""
+        loss = self.data.loss
         Y = encode(loss, self.data.codes, self.data.classes)
-        fits = ridge_path(loss, T, Y, weight, self.offset(loss, weight), ridges)
-        return fits, np.stack([fit(T) for fit in fits])
+        if self.exact:
+            gram, _ = self.gram(model)
+            for machines in exact_path(gram, CONSTANT, Y, weight, self.ridges):
+                yield np.stack([m.f for m in machines], axis=1)
+            return
+        found, _ = self.features(model, SELECTION_CENTRES)
+        for fit in ridge_path(loss, found.T, Y, weight, self.offset(loss, weight), self.ridges):
+            yield fit(found.T)
+
+    def gram(self, model: Model) -> tuple[Floats, Floats]:
+        """Return the Gram matrix of the warped rows, and these."""
+        slim = eqx.tree_at(lambda m: m.head, model, self._bare(model.head))
+        gram, q = _gram(slim, self.batch.X)
+        n = len(self.data.rows)
+        return np.asarray(gram)[:n, :n], np.asarray(q)[:n]
+
+    def expansion(
+        self, model: Model, ridge: float, loss: AbstractPointwise, weight: Floats, most: int
+    ) -> tuple[Features, Floats, Fit]:
+        """Return features, warped centres and the head of one ridge by them."""
+        found, u = self.features(model, most)
+        Y = encode(loss, self.data.codes, self.data.classes)
+        (fit,) = ridge_path(loss, found.T, Y, weight, self.offset(loss, weight), (ridge,))
+        return found, u, fit
+
+    def final(self, model: Model, ridge: float) -> tuple[Floats, Floats, Floats]:
+        """Return the warped centres, duals and offset of the head on all rows."""
+        loss = self.data.loss
+        if not self.exact:
+            found, u, fit = self.expansion(model, ridge, loss, self.kept, MOST_CENTRES)
+            return u, found.root @ fit.A, fit.offset
+        gram, q = self.gram(model)
+        Y = encode(loss, self.data.codes, self.data.classes)
+        machines = [exact_machine(gram, CONSTANT, y, self.kept, ridge) for y in Y.T]
+        dual = np.stack([m.dual for m in machines], axis=1)
+        used = dual.any(axis=1)
+        return q[used], dual[used], CONSTANT**2 * dual.sum(axis=0)
 
     def problem(self, candidate: Candidate, tuned: Tuned, weight: Floats) -> Problem:
         """Return the problem that starts from the kernel machine without warp."""
         loss = likelihood(self.data.classes)
-        found, _ = self.features(self.still(tuned.log_length), DESCENT_CENTRES)
-        fits, _ = self.heads(found.T, weight, (tuned.ridge,), loss)
+        still = self.still(tuned.log_length)
+        found, _, fit = self.expansion(still, tuned.ridge, loss, weight, DESCENT_CENTRES)
         warp, free_warp = self.assembler.warp(candidate)
         d, size = self.batch.X.shape[1], bucket(len(found.root))
         U = pad(self.centres(DESCENT_CENTRES), size)
@@ -172,7 +227,7 @@ class Workshop:
         head = PrimalHead(
             self.settings.kernel, np.full(d, tuned.log_length), np.float64(0),
             np.log(np.float64(tuned.ridge)), np.float64(0), U, pad(np.ones(len(root)), size),
-            pad(pad(root, size), size, axis=1), pad(inverse @ fits[0].A, size), fits[0].offset,
+            pad(pad(root, size), size, axis=1), pad(inverse @ fit.A, size), fit.offset,
         )  # fmt: skip
         learned = replace(
             zeros(head),
@@ -190,12 +245,10 @@ class Workshop:
         weight: float,
     ) -> FittedWarp:  # fmt: skip
         """Fit the final head on all rows after the warp of ``model``."""
-        found, u = self.features(model, MOST_CENTRES)
-        fits, _ = self.heads(found.T, self.kept, (tuned.ridge,), self.data.loss)
+        u, dual, offset = self.final(model, tuned.ridge)
         size = bucket(len(u))
-        dual = pad(found.root @ fits[0].A, size)
         posterior = Posterior(
-            model.head.unit, pad(u, size), dual, np.zeros((0, size)), np.float64(1),
+            model.head.unit, pad(u, size), pad(dual, size), np.zeros((0, size)), np.float64(1),
             np.float64(tuned.ridge), pad(np.ones(len(u)), size),
         )  # fmt: skip
         trajectory = _shoot(model.warp)
@@ -207,7 +260,7 @@ class Workshop:
         books = ledger(descent, trajectory, candidate.nu)
         return FittedWarp(
             model, predictor, candidate.nu, weight, books, descent.history,
-            tuned._replace(offset=fits[0].offset),
+            tuned._replace(offset=offset),
         )  # fmt: skip
 
 
@@ -234,19 +287,31 @@ def stratified(codes: Codes, count: int, random: np.random.RandomState) -> NDArr
 
 
 def _judge(
-    shop: Workshop, held: NDArray[np.bool_], predictions: Floats, log_length: float
+    shop: Workshop, parts: list[NDArray[np.bool_]], models: list[Model], log_length: float
 ) -> Judged:
-    """Calibrate the predictions (ridges, n, k) of held-out rows and keep the best ridge."""
-    data = shop.data
-    codes, weight = data.codes[held], data.rows.weight[held]
+    """Calibrate the predictions of held-out rows, ridge after ridge, and keep the best ridge."""
+    data, held = shop.data, np.any(parts, axis=0)
+    codes, weight = data.codes[held], shop.kept[held]
+    paths = [
+        shop.path(model, np.where(part, 0.0, shop.kept))
+        for model, part in zip(models, parts, strict=True)
+    ]
     best: Judged | None = None
-    for ridge, f in zip(RIDGES, predictions[:, held], strict=True):
-        calibration = calibrate(data.loss, f, codes, weight)
-        log_p = calibration.log_probability(f)[np.arange(len(codes)), codes]
+    worse = 0
+    for ridge, *predictions in zip(shop.ridges, *paths, strict=False):
+        f = np.zeros_like(predictions[0])
+        for part, prediction in zip(parts, predictions, strict=True):
+            f[part] = prediction[part]
+        calibration = calibrate(data.loss, f[held], codes, weight)
+        log_p = calibration.log_probability(f[held])[np.arange(len(codes)), codes]
         log_p = np.where(np.isfinite(log_p), log_p, WORST)
         judged = Judged(Tuned(log_length, ridge, calibration), log_p)
         if best is None or weight @ judged.density > weight @ best.density:
-            best = judged
+            best, worse = judged, 0
+        else:
+            worse += 1
+        if worse == PATIENCE:
+            break
     assert best is not None
     return best
 
@@ -272,24 +337,13 @@ def select(
 ) -> tuple[Selection, list[Tuned]]:
     """Tune the kernel machines, warp for the best, and stack what predicts held-out rows."""
     held, parts = _splits(shop, random)
-    loss, weight = shop.data.loss, shop.kept
-
-    def predicted(models: list[Model]) -> Floats:
-        """Return held-out predictions of all ridges, one model per fold."""
-        out: Any = None
-        for model, part in zip(models, parts, strict=True):
-            found, _ = shop.features(model, SELECTION_CENTRES)
-            _, f = shop.heads(found.T, np.where(part, 0.0, weight), RIDGES, loss)
-            out = np.zeros_like(f) if out is None else out
-            out[:, part] = f[:, part]
-        return out
+    weight = shop.kept
 
     start = 0.5 * np.log(shop.data.rows.X.shape[1])
     machines = {}
     for length in LENGTHS:
         model = shop.still(start + np.log(length))
-        f = predicted([model] * len(parts))
-        machines[length] = _judge(shop, held, f, start + np.log(length))
+        machines[length] = _judge(shop, parts, [model] * len(parts), start + np.log(length))
     share = weight[held]
     plain = max(machines.values(), key=lambda judged: float(share @ judged.density))
     judged, interrupted = [], None
@@ -308,7 +362,7 @@ def select(
             models.append(descents[-1].model)
         if interrupted is not None:
             break
-        judged.append(_judge(shop, held, predicted(models), plain.tuned.log_length))
+        judged.append(_judge(shop, parts, models, plain.tuned.log_length))
     if interrupted is not None:
         judged = [plain] * len(pool)
     density = np.stack([j.density for j in judged], axis=1)

@@ -2,8 +2,9 @@ r"""Regressors of least convex loss in the span of a kernel, and what they charg
 
 .. math:: R(G) = \min_Z\ \lambda\,\mathrm{tr}\,Z^TGZ + \sum_i w_i\,\ell\big((GZ)_i, y_i\big)
 
-is solved to rounding by a projected Newton method in the dual, or by Newton's method for smooth
-losses. Its derivative needs neither the iterates nor their number: by the envelope theorem it is
+is solved to rounding: in the dual by an interior-point method, which a projected Newton method ends
+with exact zeros, or by Newton's method for smooth losses. Its derivative needs neither the iterates
+nor their number: by the envelope theorem it is
 :math:`-\lambda ZZ^T`, hence :math:`\partial R/\partial q_i = -2\lambda\sum_j(Z_i\cdot Z_j)\,
 \partial_1k(q_i,q_j)`, which vanishes with :math:`Z_i`.
 """
@@ -11,7 +12,7 @@ losses. Its derivative needs neither the iterates nor their number: by the envel
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ NEWTON_JITTER = 1e-12
 # The optimality conditions hold to this, relative to the size of the targets.
 TOLERANCE = 1e-13
 HALVINGS = 12
+# The interior-point method goes on until complementarity is this small, relative to its start.
+INTERIOR_STEPS, INTERIOR_TOLERANCE = 80, 1e-12
 
 
 @functools.partial(jax.jit, static_argnames="loss")
@@ -161,9 +164,82 @@ def box_minimum(gram: Float[Array, "n n"], box: Box) -> Float[Array, " n"]:
         new = jnp.where(full < 0.5 * residual, trials[0], best)
         return new, measure(new)[-1], count + 1, (new != z).any()
 
-    start = jnp.clip(jnp.zeros_like(box.linear), box.lower, box.upper)
+    start = _interior(A, box)
     state = (start, measure(start)[-1], jnp.array(0), jnp.array(True))
     return jax.lax.while_loop(unfinished, step, state)[0]
+
+
+class _Inside(NamedTuple):
+    """A point between the bounds, z = x₊ − x₋; its room to either bound, and their multipliers."""
+
+    x: Float[Array, "2 n"]
+    room: Float[Array, "2 n"]
+    low: Float[Array, "2 n"]
+    high: Float[Array, "2 n"]
+
+
+def _interior(A: Float[Array, "n n"], box: Box) -> Float[Array, " n"]:
+    """Return nearly the minimum of `box_minimum`, entries near a bound being put on it.
+
+    Mehrotra's predictor and corrector, with one factorisation for both. Far from the minimum it
+    does not care how ill-conditioned A is, which stalls methods that stay on the bounds.
+    """
+    sign = jnp.array([[1.0], [-1.0]])
+    cap = jnp.stack([box.upper, -box.lower])
+    present, capped = cap > 0, (cap > 0) & jnp.isfinite(cap)
+    identity, count = jnp.eye(len(A)), present.sum() + capped.sum()
+
+    def slope(x: Array) -> Array:
+        return A @ (sign * jnp.where(present, x, 0.0)).sum(0) - box.linear
+
+    def gap(at: _Inside) -> Array:
+        high = jnp.where(capped, at.room * at.high, 0.0)
+        return (jnp.where(present, at.x * at.low, 0.0) + high).sum() / jnp.maximum(count, 1)
+
+    def step(state: Any) -> Any:
+        at, steps, start = state
+        off = sign * slope(at.x) + box.band - at.low + at.high
+        stiff = at.low / at.x + at.high / at.room
+        e = jnp.sqrt(jnp.where(present, 1 / stiff, 0.0).sum(0))
+        L = jnp.linalg.cholesky(identity + e[:, None] * A * e)
+
+        def move(low: Array, high: Array) -> _Inside:
+            """Return the step at whose end x·low and room·high are what is given."""
+            h = low / at.x - at.low - (high / at.room - at.high) - off
+            along = (sign * jnp.where(present, h / stiff, 0.0)).sum(0)
+            dz = e * cho_solve((L, True), jnp.where(e > 0, along / jnp.where(e > 0, e, 1), 0.0))
+            dx = jnp.where(present, (h - sign * (A @ dz)) / stiff, 0.0)
+            dlow = low / at.x - at.low - at.low / at.x * dx
+            dhigh = jnp.where(capped, high / at.room - at.high + at.high / at.room * dx, 0.0)
+            return _Inside(dx, jnp.where(capped, -dx, 0.0), dlow, dhigh)
+
+        def reach(by: _Inside) -> Array:
+            """Return the longest step, at most 1, that stays inside."""
+            ratios = [jnp.where(d < 0, -a / d, jnp.inf).min() for a, d in zip(at, by, strict=True)]
+            return jnp.minimum(1.0, jnp.stack(ratios).min())
+
+        def moved(by: _Inside, t: Array) -> _Inside:
+            return _Inside(*(a + t * d for a, d in zip(at, by, strict=True)))
+
+        zero, mu = jnp.zeros_like(at.x), gap(at)
+        guess = move(zero, zero)
+        target = mu * (gap(moved(guess, reach(guess))) / mu) ** 3
+        low = target - guess.x * guess.low
+        high = jnp.where(capped, target - guess.room * guess.high, 0.0)
+        by = move(low, high)
+        return moved(by, 0.995 * reach(by)), steps + 1, start
+
+    def unfinished(state: Any) -> Array:
+        at, steps, start = state
+        return (gap(at) > INTERIOR_TOLERANCE * start) & (steps < INTERIOR_STEPS)
+
+    middle = jnp.where(capped, cap / 2, 1.0)
+    size = jnp.abs(slope(middle)).max() + box.band + 1e-300
+    at = _Inside(middle, middle, jnp.full_like(middle, size), jnp.where(capped, size, 0.0))
+    at, _, _ = jax.lax.while_loop(unfinished, step, (at, jnp.array(0), gap(at)))
+    x = jnp.where(at.x < at.low, 0.0, jnp.where(capped & (at.room < at.high), cap, at.x))
+    x = jnp.where(present, x, 0.0)
+    return jnp.clip(x[0] - x[1], box.lower, box.upper)
 
 
 def _newton(

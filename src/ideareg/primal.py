@@ -4,15 +4,15 @@ With T = K(q, U)L⁻ᵀ and LLᵀ = K(U, U), the regressor f = o + TA, with o as
 
 .. math:: \lambda|A|^2 + \sum_i w_i\,\ell(f_i, y_i),
 
-which is the problem of `convex` through the centres U, and the same if these are the rows. Smooth
-losses descend by L-BFGS in coordinates where the Hessian is at most the identity; the hinge goes to
-liblinear.
+which is the problem of `convex` through the centres U, and the same if these are the rows. The
+squared hinge goes to `margin`, the hinge to liblinear, and likelihoods descend by L-BFGS in
+coordinates where the Hessian is at most the identity.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,8 @@ from scipy.optimize import minimize
 from sklearn.svm import LinearSVC
 
 from ideareg._rows import bucket, pad
-from ideareg.pointwise import AbstractPointwise, Hinge
+from ideareg.margin import Spanned, machine_path
+from ideareg.pointwise import AbstractPointwise, Hinge, SquaredHinge
 
 Floats = NDArray[np.float64]
 
@@ -75,8 +76,8 @@ def ridge_path(
     weight: Floats,
     offset: Floats,
     ridges: Sequence[float],
-) -> list[Fit]:
-    """Return the head of each ridge; each starts from that of the ridge before.
+) -> Iterator[Fit]:
+    """Yield the head of each ridge; each starts from that of the ridge before.
 
     Parameters
     ----------
@@ -95,9 +96,14 @@ def ridge_path(
     shape = (T.shape[1], Y.shape[1])
     A = np.zeros(shape)
     if isinstance(loss, Hinge):
-        return [_fit(_hinge(T, Y, weight, ridge), offset) for ridge in ridges]
+        yield from (_fit(_hinge(T, Y, weight, ridge), offset) for ridge in ridges)
+        return
+    if isinstance(loss, SquaredHinge):
+        paths = [machine_path(Spanned(T), y, weight, ridges) for y in Y.T]
+        for columns in zip(*paths, strict=True):
+            yield _fit(T.T @ np.stack([m.dual for m in columns], axis=1), offset)
+        return
     curved = loss.curvature * (T.T @ (weight[:, None] * T))
-    fits = []
     n, size = len(Y), bucket(len(Y))
     padded = pad(Y, size), pad(weight, size)
     for ridge in ridges:
@@ -115,8 +121,7 @@ def ridge_path(
             evaluate, (L.T @ A).ravel(), jac=True, method="L-BFGS-B", options=options
         )
         A = P @ outcome.x.reshape(shape)
-        fits.append(_fit(A, offset))
-    return fits
+        yield _fit(A, offset)
 
 
 def _fit(A: Floats, offset: Floats) -> Fit:

@@ -53,8 +53,9 @@ class WarpingClassifier(
 
     Kernel machines without warp are tuned first, one for each of five lengths; warps of each
     strength ν then start from the best, and a stack of what predicts held-out labels best is the
-    model. Probabilities come from the likelihood itself for the softmax and the logistic loss of
-    two classes, and from held-out predictions, scaled and shifted as Platt did, for the others.
+    model. Probabilities come from held-out predictions, scaled and shifted as Platt did, and for the
+    softmax and the logistic loss of two classes from the likelihood itself. Heads are fitted on
+    4096 rows as centres; that of the squared hinge exactly, on all rows up to 16,384.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class WarpingClassifier(
         As for `WarpingRegressor`.
     nugget : float, default=0.0
         Nugget r on Γ: lets control points leave the flow.
-    loss : {"softmax", "logistic", "hinge", "squared_hinge"}, default="softmax"
+    loss : {"squared_hinge", "softmax", "logistic", "hinge"}, default="squared_hinge"
         With more than two classes, all but the softmax judge one class against the rest. For two
         classes the softmax is the logistic loss.
     learn_head : bool, default=True
@@ -138,7 +139,7 @@ class WarpingClassifier(
         depth: int = 4,
         integrator: str = "geodesic",
         nugget: float = 0.0,
-        loss: str = "softmax",
+        loss: str = "squared_hinge",
         learn_head: bool = True,
         ridge: float | None = None,
         class_weight: Any = None,
