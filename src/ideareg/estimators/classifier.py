@@ -53,9 +53,9 @@ class WarpingClassifier(
 
     Kernel machines without warp are tuned first, one for each of five lengths; warps of each
     strength ν then start from the best, and a stack of what predicts held-out labels best is the
-    model. Probabilities come from held-out predictions, scaled and shifted as Platt did, and for the
-    softmax and the logistic loss of two classes from the likelihood itself. Heads are fitted on
-    4096 rows as centres; that of the squared hinge exactly, on all rows up to 16,384.
+    model. Probabilities come from held-out predictions, scaled and shifted as Platt did; for the
+    softmax, and the logistic loss of two classes, from the likelihood itself. Heads are fitted
+    on 4096 rows as centres; that of the squared hinge exactly, on all rows up to 16,384.
 
     Parameters
     ----------
