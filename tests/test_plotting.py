@@ -77,6 +77,31 @@ def test_calibration_of_bold_predictions_is_not(ax, rows):
     assert share[10] > level[10] + 0.2
 
 
+def test_intervals_hold_what_they_promise(ax, rows):
+    y, mean, std = rows
+    plotting.interval_reliability(norm.cdf((y - mean) / std), ax=ax)
+    promised, share = ax.lines[1].get_data()
+    assert np.abs(share - promised).max() < 0.08
+    plotting.interval_reliability(norm.cdf(4 * (y - mean) / std), ax=ax)
+    assert (ax.lines[3].get_ydata() < promised).all()
+
+
+def test_histogram_of_honest_predictions_is_flat(ax, rows):
+    y, mean, std = rows
+    plotting.pit_histogram(norm.cdf((y - mean) / std), ax=ax)
+    heights = [bar.get_height() for bar in ax.patches if bar.get_width() < 0.5]
+    assert len(heights) == 10
+    assert np.mean(heights) == pytest.approx(1)
+    assert np.abs(np.array(heights) - 1).max() < 0.5
+
+
+def test_reliability_of_classes_tells_the_error(ax):
+    P = np.array([[0.9, 0.1]] * 9 + [[0.2, 0.8]])
+    plotting.reliability_of_classes([0] * 10, P, ax=ax)
+    np.testing.assert_allclose(ax.lines[1].get_data(), [[0.8, 0.9], [0.0, 1.0]])
+    assert ax.lines[1].get_label() == "observed, error 0.170"
+
+
 def test_predictions_tell_what_is_outside(ax, rows):
     y, mean, std = rows
     plotting.predictions(y, mean, std, ax=ax)

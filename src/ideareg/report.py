@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import norm
 from sklearn.pipeline import Pipeline
 
 from ideareg import page, persistence, plotting
+from ideareg.calibration import Mixture, coverage
 
 if TYPE_CHECKING:
     pass
@@ -46,12 +46,17 @@ class HeldOut:
     y, mean, std, log_density : ndarray, shape (n,)
         Targets, predictions, standard deviations of a new observation, and the logarithm of the
         predictive density at the target, in the target's units.
+    pit, crps : ndarray, shape (n,)
+        The predicted probability of an observation below the target, and the continuous ranked
+        probability score; see `ideareg.calibration`.
     """
 
     y: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     log_density: np.ndarray
+    pit: np.ndarray
+    crps: np.ndarray
 
     @property
     def rmse(self) -> float:
@@ -65,8 +70,7 @@ class HeldOut:
 
     def coverage(self, level: float = 0.9) -> float:
         """Return the share of targets within the central interval of probability ``level``."""
-        reach = norm.ppf((1 + level) / 2) * self.std
-        return float(np.mean(np.abs(self.y - self.mean) <= reach))
+        return coverage(self.pit, level)
 
 
 def held_out(model: Any, X: Any, y: Any) -> HeldOut:
@@ -75,7 +79,7 @@ def held_out(model: Any, X: Any, y: Any) -> HeldOut:
     Parameters
     ----------
     model : WarpingRegressor, Pipeline that ends in one, or any regressor with ``return_std``
-        Fitted. One without ``log_predictive_density`` counts as Gaussian.
+        Fitted. One without ``predict_mixture`` counts as Gaussian.
     X : array-like or table
         The rows, as ``model`` takes them.
     y : array-like, shape (n,)
@@ -88,12 +92,13 @@ def held_out(model: Any, X: Any, y: Any) -> HeldOut:
     y = np.asarray(y, dtype=float)
     if isinstance(model, Pipeline):
         X, model = model[:-1].transform(X), model[-1]
-    mean, std = (np.asarray(a, dtype=float) for a in model.predict(X, return_std=True))
-    if hasattr(model, "log_predictive_density"):
-        density = np.asarray(model.log_predictive_density(X, y), dtype=float)
+    if hasattr(model, "predict_mixture"):
+        forecast: Mixture = model.predict_mixture(X)
     else:
-        density = norm.logpdf(y, mean, std)
-    return HeldOut(y, mean, std, density)
+        mean, std = (np.asarray(a, dtype=float) for a in model.predict(X, return_std=True))
+        forecast = Mixture.normal(mean, np.maximum(std, np.finfo(float).tiny))
+    scores = forecast.log_density(y), forecast.pit(y), forecast.crps(y)
+    return HeldOut(y, *forecast.moments(), *scores)
 
 
 # ---------------------------------------------------------------- sections

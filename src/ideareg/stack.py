@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ideareg._rows import bucket, pad
+from ideareg.calibration import Mixture
 from ideareg.recipe import FittedWarp
 from ideareg.selection import normal_log_density
 from ideareg.uncertainty import predict_covariance, predict_mean, predict_moments
@@ -71,6 +72,11 @@ class Stack(NamedTuple):
         means, variances = self._each(Z)
         each = normal_log_density(Y, means, variances).sum(-1)
         return logsumexp(each + np.log(self.weights)[:, None], axis=0)
+
+    def mixture(self, Z: Floats) -> Mixture:
+        """Return the distribution of an observation at each row, of shape (n, k)."""
+        means, variances = self._each(Z)
+        return Mixture(self.weights, means, np.sqrt(variances))
 
     def sample(self, Z: Floats, count: int, random: np.random.RandomState) -> Floats:
         """Draw functions without noise, (n, k, count): first a warp, then its process."""

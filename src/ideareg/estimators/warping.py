@@ -21,6 +21,7 @@ from ideareg.estimators._base import (
     scoped,
     with_callbacks,
 )
+from ideareg.estimators._predictive import PredictiveMixin
 from ideareg.estimators._robust import RobustnessMixin
 from ideareg.estimators._settings import read_settings
 from ideareg.estimators._state import SavingMixin
@@ -34,6 +35,7 @@ Floats = NDArray[np.float64]
 
 
 class WarpingRegressor(
+    PredictiveMixin,
     RobustnessMixin,
     SavingMixin,
     CallbackSupportMixin,
@@ -269,17 +271,6 @@ class WarpingRegressor(
         describe_support(self, settings, places(X, y.reshape(len(y), -1), weight))
         return self
 
-    def _check_density(self) -> None:
-        if self.loss == "epsilon_insensitive":
-            raise ValueError("loss='epsilon_insensitive' has no predictive distribution.")
-
-    def _shaped(self, Y: Floats) -> Floats:
-        return Y[:, 0] if self._one_output else Y
-
-    def _targets(self, Y: Floats) -> Floats:
-        """Return standardised targets in the units and the shape of y."""
-        return self._shaped(self._scale_y.backward(Y))
-
     @scoped
     def predict(
         self, X: ArrayLike, return_std: bool = False, return_cov: bool = False
@@ -314,33 +305,3 @@ class WarpingRegressor(
             covariance = np.moveaxis(covariance, 0, -1) * self._scale_y.scale**2
             return self._targets(mean), covariance[..., 0] if self._one_output else covariance
         return self._targets(stack.mean(Z))
-
-    @scoped
-    def log_predictive_density(self, X: ArrayLike, y: ArrayLike) -> Floats:
-        """Return the log density of each observation under the stack, shape (n_samples,).
-
-        A mixture of normals, summed over outputs where there are several.
-        """
-        self._check_density()
-        Z, stack = self._inputs(X), Stack(self.warps_)
-        wanted, got = self._targets(np.zeros((len(Z), len(self._scale_y.mean)))).shape, np.shape(y)
-        if got != wanted:
-            raise ValueError(f"y: expected the shape {wanted} of the prediction, got {got}.")
-        Y = self._scale_y.forward(np.asarray(y, dtype=np.float64).reshape(len(Z), -1))
-        return stack.log_density(Z, Y) - np.log(self._scale_y.scale).sum()
-
-    @scoped
-    def sample_y(self, X: ArrayLike, n_samples: int = 1, random_state: Any = 0) -> Floats:
-        """Draw whole functions from the posterior, without noise.
-
-        Each draw picks a warp of the stack, then a function of its process.
-
-        Returns
-        -------
-        ndarray of shape (n_samples_X, n_samples) or (n_samples_X, n_outputs, n_samples)
-        """
-        self._check_density()
-        Z, stack = self._inputs(X), Stack(self.warps_)
-        samples = stack.sample(Z, n_samples, random_stream(random_state))
-        samples = samples * self._scale_y.scale[:, None] + self._scale_y.mean[:, None]
-        return samples[:, 0] if self._one_output else samples

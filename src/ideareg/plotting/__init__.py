@@ -11,6 +11,11 @@ from ideareg.plotting.fits import (
     warped_space,
 )
 from ideareg.plotting.networks import audit, depth_study
+from ideareg.plotting.reliability import (
+    interval_reliability,
+    pit_histogram,
+    reliability_of_classes,
+)
 from ideareg.plotting.style import BLUE, FAINT, INK, MAX_POINTS, ORANGE, SERIES, as_svg
 
 __all__ = [
@@ -26,9 +31,12 @@ __all__ = [
     "depth_study",
     "energy",
     "history",
+    "interval_reliability",
     "most_moved",
     "moving",
     "nugget_path",
+    "pit_histogram",
     "predictions",
+    "reliability_of_classes",
     "warped_space",
 ]
