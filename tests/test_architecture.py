@@ -27,6 +27,7 @@ ORDER = [
     "kernels.stretched",
     "kernels",
     "kernels.smoothness",
+    "prior",
     "hamiltonian",
     "integrators",
     "shooting",

@@ -102,6 +102,14 @@ def test_reliability_of_classes_tells_the_error(ax):
     assert ax.lines[1].get_label() == "observed, error 0.170"
 
 
+def test_draws_of_a_prior(ax):
+    x = np.array([1.0, 0.0, 2.0])
+    draws = np.random.default_rng(0).normal(size=(50, 3, 1))
+    plotting.prior_draws(x, draws, ax=ax)
+    np.testing.assert_allclose(ax.lines[0].get_data(), [[0, 1, 2], draws[0, [1, 0, 2], 0]])
+    plotting.prior_flow(draws)
+
+
 def test_predictions_tell_what_is_outside(ax, rows):
     y, mean, std = rows
     plotting.predictions(y, mean, std, ax=ax)

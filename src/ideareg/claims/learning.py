@@ -13,6 +13,7 @@ from ideareg.estimators.classifier import WarpingClassifier
 from ideareg.estimators.warping import WarpingRegressor
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import RK4
+from ideareg.prior import sample_flows
 from ideareg.relaxation import Relaxation, relax
 from ideareg.robustness import continuous_lipschitz
 from ideareg.shooting import shoot, transport
@@ -159,14 +160,10 @@ def warped_kernels() -> Iterator[Claim]:
 
 def random_layers() -> Iterator[Claim]:
     """The prior that the decay is the density of: layers of independent Gaussian processes."""
-    rng = np.random.default_rng(9)
-    nu, depth, samples, d = 2.0, 5, 4000, 2
-    x = start = np.repeat(rng.normal(size=(1, 3, d)), samples, axis=0)
-    gram = jax.jit(jax.vmap(ik.Gaussian().gram))
-    for _ in range(depth):
-        root = np.linalg.cholesky(np.asarray(gram(x)) + 1e-10 * np.eye(3))
-        x = x + root @ rng.normal(size=x.shape) / np.sqrt(nu * depth)
-    moved = ((x - start) ** 2).sum(-1).mean(1) * nu / d
+    nu, samples, d = 2.0, 4000, 2
+    start = np.random.default_rng(9).normal(size=(3, d))
+    paths = sample_flows(jax.random.key(9), ik.Gaussian(), start, nu=nu, depth=5, count=samples)
+    moved = np.asarray((paths[:, -1] - start) ** 2).sum(-1).mean(1) * nu / d
     error = 3 * moved.std() / np.sqrt(samples)
     yield row(
         "deep Gaussian processes", "prior displacement E|φ(x) - x|² over d k(0)/ν",

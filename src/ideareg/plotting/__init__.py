@@ -10,7 +10,7 @@ from ideareg.plotting.fits import (
     predictions,
     warped_space,
 )
-from ideareg.plotting.networks import audit, depth_study
+from ideareg.plotting.networks import audit, depth_study, prior_draws, prior_flow
 from ideareg.plotting.reliability import (
     interval_reliability,
     pit_histogram,
@@ -37,6 +37,8 @@ __all__ = [
     "nugget_path",
     "pit_histogram",
     "predictions",
+    "prior_draws",
+    "prior_flow",
     "reliability_of_classes",
     "warped_space",
 ]

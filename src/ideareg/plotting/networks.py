@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ideareg.plotting.style import BLUE, INK, ORANGE, axes, dress
+from ideareg.plotting.style import BLUE, FAINT, INK, ORANGE, SERIES, axes, dress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,3 +59,51 @@ def depth_study(study: Any, ax: Axes | None = None) -> Axes:
     ax.loglog(depth, abs(study.constant) / depth, "-", color=BLUE, lw=1, label="c / L, predicted")
     ax.loglog(depth, error, "s--", color=ORANGE, lw=1, label="first momentum")
     return dress(ax, "Towards infinite depth", "layers", "distance from the limit")
+
+
+def prior_draws(x: Any, values: Any, ax: Axes | None = None) -> Axes:
+    """Plot functions of one variable that a prior holds for possible.
+
+    Parameters
+    ----------
+    x : array-like, shape (n,) or (n, 1)
+    values : array-like, shape (count, n) or (count, n, 1)
+        See `ideareg.prior.sample_networks`.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+        Over them the central 90 % at each point.
+    """
+    ax, x = axes(ax), np.ravel(np.asarray(x, dtype=float))
+    order = np.argsort(x)
+    x, draws = x[order], np.asarray(values, dtype=float).reshape(-1, len(x))[:, order]
+    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    ax.fill_between(x, low, high, color=FAINT, alpha=0.35, lw=0)
+    for i, draw in enumerate(draws[: len(SERIES)]):
+        ax.plot(x, draw, color=SERIES[i], lw=1.2)
+    return dress(ax, "Draws from the prior", "x", "ξ(φ(x))")
+
+
+def prior_flow(path: Any, ax: Axes | None = None) -> Axes:
+    """Plot where one flow carries points of a line, layer by layer.
+
+    Parameters
+    ----------
+    path : array-like, shape (layers, n) or (layers, n, 1)
+        One of the paths of `ideareg.prior.sample_flows`.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax, path = axes(ax), np.asarray(path, dtype=float)
+    path = path.reshape(len(path), -1)
+    shown = np.linspace(0, path.shape[1] - 1, min(path.shape[1], 40)).astype(int)
+    ax.plot(np.arange(len(path)), path[:, shown], color=BLUE, lw=0.8)
+    ax.locator_params(axis="x", integer=True)
+    return dress(ax, "A flow of the prior", "layer", "position")

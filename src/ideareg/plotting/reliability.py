@@ -1,4 +1,4 @@
-"""Figures of honesty: intervals, probability integral transforms, classes; and draws of a prior."""
+"""Figures of honesty: intervals, probability integral transforms, classes."""
 
 from __future__ import annotations
 
