@@ -81,6 +81,11 @@ class Posterior(eqx.Module):
         half = self.cross(q) @ self.factor.T
         return self.amplitude * self.kernel.gram(q) - half @ half.T
 
+    def squared_norms(self) -> Float[Array, " k"]:
+        """Return the squared norm of the mean in the space of k, not a·k, for each output."""
+        gram = self.kernel.gram(self.points) * self.present[:, None]
+        return (self.dual * ((gram * self.present) @ self.dual)).sum(0)
+
 
 class AbstractHead(eqx.Module):
     """A Gaussian process on warped rows with learnable lengths, amplitude and noise."""

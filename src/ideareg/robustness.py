@@ -217,9 +217,7 @@ def bounds(fitted: Predictor) -> list[Bound]:
 
 @jax.jit
 def _squared_norms(fitted: Predictor) -> Float[Array, " k"]:
-    posterior = fitted.posterior
-    gram = posterior.kernel.gram(posterior.points) * posterior.present[:, None]
-    return (posterior.dual * ((gram * posterior.present) @ posterior.dual)).sum(0)
+    return fitted.posterior.squared_norms()
 
 
 def lipschitz_bound(found: list[Bound]) -> Floats:

@@ -205,6 +205,23 @@ def predict_moments(
 
 
 @jax.jit
+def power_function(fitted: Predictor, X: Points) -> Float[Array, " n"]:
+    r"""Return :math:`\sigma(x)`, the largest error of a function of norm 1 in the warped space.
+
+    .. math:: \sigma^2(x) = K^\varphi(x,x)
+              - K^\varphi(x,X)(K^\varphi(X,X)+\lambda)^{-1}K^\varphi(X,x)
+    """
+    return jnp.sqrt(fitted.posterior.variance(fitted.flow(X)))
+
+
+@jax.jit
+def regressor_norms(fitted: Predictor) -> Float[Array, " k"]:
+    r"""Return the norm of the regressor in the warped space, :math:`\|f\|_K`, per output."""
+    squares = fitted.posterior.squared_norms() / fitted.posterior.amplitude
+    return jnp.sqrt(jnp.maximum(squares, 0.0))
+
+
+@jax.jit
 def predict_covariance(fitted: Predictor, X: Points) -> Float[Array, "k n n"]:
     """Return the covariances of the function between the rows of X, one matrix per output."""
     posterior, q = fitted.posterior, fitted.flow(X)

@@ -21,6 +21,7 @@ from ideareg.estimators._base import (
     scoped,
     with_callbacks,
 )
+from ideareg.estimators._bounds import BoundsMixin
 from ideareg.estimators._predictive import PredictiveMixin
 from ideareg.estimators._robust import RobustnessMixin
 from ideareg.estimators._settings import read_settings
@@ -35,6 +36,7 @@ Floats = NDArray[np.float64]
 
 
 class WarpingRegressor(
+    BoundsMixin,
     PredictiveMixin,
     RobustnessMixin,
     SavingMixin,
@@ -145,6 +147,9 @@ class WarpingRegressor(
         Iterations of the final descents together.
     lipschitz_ : float or ndarray of shape (n_outputs,)
         Certified Lipschitz constant of `predict`, per standardised unit of ``X``.
+    bound_norm_ : ndarray of shape (n_warps,) or (n_warps, n_outputs)
+        Norm of the regressor of each warp in its reproducing space, in units of ``y``: what
+        ``predict(X, return_bound=True)`` assumes unless it is told another.
     nugget_used_ : dict
         What was really added to diagonals: of flow, whitening, inducing points and head.
     momentum_norms_ : ndarray of shape (n_samples,)
@@ -273,7 +278,12 @@ class WarpingRegressor(
 
     @scoped
     def predict(
-        self, X: ArrayLike, return_std: bool = False, return_cov: bool = False
+        self,
+        X: ArrayLike,
+        return_std: bool = False,
+        return_cov: bool = False,
+        return_bound: bool = False,
+        norm: ArrayLike | None = None,
     ) -> Floats | tuple[Floats, Floats]:
         """Return the predictive mean, and on request how far an observation may be from it.
 
@@ -285,16 +295,33 @@ class WarpingRegressor(
             head, warp, and disagreement within the stack.
         return_cov : bool, default=False
             Also return the covariance of new observations, (n_samples, n_samples), or
-            (n_samples, n_samples, n_outputs). At most one of the two.
+            (n_samples, n_samples, n_outputs).
+        return_bound : bool, default=False
+            Also return a bound on the error, shaped like the mean, that holds for every function
+            of a stated norm, given the warps: `error_bound` has the exact statement. At most one
+            of the three.
+        norm : float or array-like, optional
+            With ``return_bound``: the norm that the bound assumes, in units of ``y``. By default
+            that of the fitted regressor, ``bound_norm_``.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs), or a pair
+
+        Raises
+        ------
+        ValueError
+            For more than one of the three, for a norm without ``return_bound``, and where the loss
+            has no such answer.
         """
+        if return_std + return_cov + return_bound > 1:
+            raise ValueError(
+                "predict: at most one of return_std, return_cov and return_bound can be True."
+            )
+        if norm is not None and not return_bound:
+            raise ValueError("predict: norm goes with return_bound=True.")
         if return_std or return_cov:
             self._check_density()
-        if return_std and return_cov:
-            raise ValueError("predict: at most one of return_std and return_cov can be True.")
         Z, stack = self._inputs(X), Stack(self.warps_)
         if return_std:
             mean, variance = stack.moments(Z)
@@ -304,4 +331,6 @@ class WarpingRegressor(
             mean, covariance = stack.covariance(Z)
             covariance = np.moveaxis(covariance, 0, -1) * self._scale_y.scale**2
             return self._targets(mean), covariance[..., 0] if self._one_output else covariance
+        if return_bound:
+            return self._targets(stack.mean(Z)), self.error_bound(X, norm)
         return self._targets(stack.mean(Z))
