@@ -41,6 +41,7 @@ ORDER = [
     "readout",
     "training",
     "uncertainty",
+    "posterior",
     "robustness",
     "sparsity",
     "selection",

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ideareg import kernels
     from ideareg.blocks import Warp
-    from ideareg.estimators import WarpingClassifier, WarpingRegressor, nugget_path
+    from ideareg.estimators import (
+        WarpingClassifier,
+        WarpingRegressor,
+        nugget_path,
+        sample_posterior,
+    )
     from ideareg.hamiltonian import Hamiltonian, State
     from ideareg.integrators import get_integrator
     from ideareg.leastaction import LeastAction
@@ -35,6 +40,7 @@ __all__ = [
     "kernels",
     "load",
     "nugget_path",
+    "sample_posterior",
     "shoot",
     "to_resnet",
     "transport",
@@ -55,6 +61,7 @@ _HOMES = {
     "inverse_transport": "shooting",
     "load": "persistence",
     "nugget_path": "estimators",
+    "sample_posterior": "estimators",
     "shoot": "shooting",
     "to_resnet": "export",
     "transport": "shooting",

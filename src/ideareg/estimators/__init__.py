@@ -2,6 +2,7 @@
 
 from ideareg.estimators.classifier import WarpingClassifier
 from ideareg.estimators.nugget import nugget_path
+from ideareg.estimators.posterior import sample_posterior
 from ideareg.estimators.warping import WarpingRegressor
 
-__all__ = ["WarpingClassifier", "WarpingRegressor", "nugget_path"]
+__all__ = ["WarpingClassifier", "WarpingRegressor", "nugget_path", "sample_posterior"]

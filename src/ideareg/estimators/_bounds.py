@@ -146,6 +146,19 @@ class BoundsMixin:
             For rows that do not fit the model.
         """
         check_is_fitted(self)
+        rows, loss = self._batch(X, y, sample_weight), read_settings(self).loss
+        one = copy.copy(self)
+        one.warps_ = [
+            w._replace(predictor=jax.tree.map(np.asarray, conclude(w.model, rows, loss)))
+            for w in self.warps_
+        ]
+        for name in ("momentum_norms_", "support_"):
+            one.__dict__.pop(name, None)
+        describe_warps(one)
+        return one
+
+    def _batch(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Batch:
+        """Return rows in the form that fits use, on the scales of this one."""
         checked: Any = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, reset=False
         )
@@ -155,18 +168,9 @@ class BoundsMixin:
             raise ValueError(f"y: expected {outputs} outputs as in the fit, got shape {y.shape}.")
         weight = positive_weights(sample_weight, X)
         rows = canonical(X, y.reshape(len(y), -1), weight)
-        size, loss = bucket(len(rows)), read_settings(self).loss
-        batch = Batch(
+        size = bucket(len(rows))
+        return Batch(
             pad(self._standardised(rows.X), size),
             pad(self._scale_y.forward(rows.Y), size),
             pad(rows.weight, size),
         )
-        one = copy.copy(self)
-        one.warps_ = [
-            w._replace(predictor=jax.tree.map(np.asarray, conclude(w.model, batch, loss)))
-            for w in self.warps_
-        ]
-        for name in ("momentum_norms_", "support_"):
-            one.__dict__.pop(name, None)
-        describe_warps(one)
-        return one
