@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ideareg import WarpingClassifier, WarpingRegressor
-from ideareg.bench import CLASSIFY, DROPOUT, UCI, dropout
+from ideareg.bench import CLASSIFY, DROPOUT, UCI, UCI_GAP, dropout, published
 from ideareg.bench.suite import Task, key, parse_splits, unfinished, versions
 
 
@@ -38,8 +38,8 @@ def folder(tmp_path):
 
 def row(**changes):
     return {
-        "set": "yacht", "split": 0, "method": "head", "rmse": 1.0, "ll": -1.0, "coverage": 0.9,
-        "seconds": 2.0,
+        "set": "yacht", "split": 0, "method": "head", "rmse": 1.0, "ll": -1.0, "crps": 0.5,
+        "coverage": 0.9, "seconds": 2.0,
     } | changes  # fmt: skip
 
 
@@ -55,7 +55,9 @@ def test_parse_splits(text, splits):
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "0,,1"])
 def test_parse_splits_refuses(text):
-    with pytest.raises(ValueError, match="not understood: expected for instance 0-4 or 0,3"):
+    with pytest.raises(
+        ValueError, match="not understood: expected for instance 0-4 or 0,3, or all"
+    ):
         parse_splits(text)
 
 
@@ -119,6 +121,7 @@ def test_run_saves_each_result_and_goes_on(folder):
     for result in saved["results"]:
         assert 0 < result["rmse"] < 10
         assert math.isfinite(result["ll"])
+        assert 0 < result["crps"] < result["rmse"]
         assert 0 <= result["coverage"] <= 1
         assert result["seconds"] > 0
 
@@ -132,6 +135,86 @@ def test_results_of_something_else(tmp_path):
     path.write_text(json.dumps({"results": [row()], "versions": {"ideareg": "0.0"}}))
     with pytest.raises(ValueError, match="has results of other versions"):
         UCI.read(path)
+
+
+def test_results_of_an_earlier_benchmark_and_of_other_splits(tmp_path):
+    path = tmp_path / "r.json"
+    old = {name: value for name, value in row().items() if name != "crps"}
+    path.write_text(json.dumps({"results": [old], "versions": versions()}))
+    with pytest.raises(ValueError, match="earlier benchmark, without crps: name another --json"):
+        UCI.read(path)
+    path.write_text(json.dumps({"results": [row()], "versions": versions()}))  # before gap splits
+    assert UCI.read(path) == [row()]
+    with pytest.raises(ValueError, match="on the splits of test_mask, not gap_test_mask"):
+        UCI_GAP.read(path)
+
+
+def test_gap_splits_are_all_taken(tmp_path):
+    mask = np.zeros((2, 80), bool)
+    mask[0, :20] = mask[1, 20:40] = True
+    save_set(tmp_path, "uci_yacht", gap_test_mask=mask)
+    tasks = UCI_GAP.plan(tmp_path, ["yacht"], parse_splits("all"), ["head"])
+    assert tasks == [Task("yacht", 0, "head"), Task("yacht", 1, "head")]
+    np.testing.assert_array_equal(UCI_GAP.load(tmp_path, "yacht").test_mask, mask)
+    assert "boston" not in UCI_GAP.sets
+    save_set(tmp_path, "uci_wine_red")
+    with pytest.raises(ValueError, match="benchmark file with X, y, gap_test_mask"):
+        UCI_GAP.load(tmp_path, "wine")
+
+
+# ---------------------------------------------------------------- published results
+
+CSV = """dataset,method,rmse_mean,rmse_stderr,ll_mean,ll_stderr,source,from_memory
+yacht,deep,2.0,0.1,-0.5,,a paper,false
+boston,deep,0.5,0.1,-2.0,0.1,a paper,false
+yacht,half,9.0,0.1,-9.0,0.1,a paper,false
+yacht,recalled,0.1,0.1,9.0,0.1,memory,true
+boston,recalled,0.1,0.1,9.0,0.1,memory,true
+yacht,only ll,,,-3.0,0.1,a paper,false
+boston,only ll,,,-0.1,0.1,a paper,false
+"""
+
+
+@pytest.fixture
+def csv(tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_text(CSV)
+    return path
+
+
+def test_published_methods_are_ranked_where_they_have_all_sets(csv):
+    sets = ["yacht", "boston"]
+    others = published.complete(published.read_published(csv), sets)
+    assert {row.method for row in others} == {"deep", "only ll"}
+    own = published.ours(UCI.summary([row(), row(set="boston")]))  # RMSE 1, LL -1 on both
+    ranks = {m: (rmse, ll) for m, rmse, ll in published.mean_ranks([*own, *others], sets)}
+    assert ranks["head"] == (1.5, 2.0)
+    assert ranks["deep"] == (1.5, 2.0)
+    assert math.isnan(ranks["only ll"][0]) and ranks["only ll"][1] == 2.0
+    table = published.rank_table([*own, *others], sets)
+    assert [column.header for column in table.columns][1:] == [
+        "RMSE (of 2)",
+        "log-likelihood (of 3)",
+    ]
+
+
+def test_published_rows_stand_below_ours(csv):
+    others = published.read_published(csv)
+    table = UCI.table([row(), row(set="boston")], others)
+    assert list(table.columns[0].cells) == ["yacht", "", "", "", "boston", "", ""]
+    assert list(table.columns[1].cells)[:4] == ["head", "deep", "half", "only ll"]
+    assert list(table.columns[3].cells)[1:4] == ["2.000 ± 0.100", "9.000 ± 0.100", "–"]
+
+
+def test_published_files_that_do_not_fit(tmp_path, csv):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*: --published names"):
+        published.read_published(tmp_path / "none.csv")
+    csv.write_text("dataset,method\n")
+    with pytest.raises(ValueError, match="has no column rmse_mean"):
+        published.read_published(csv)
+    csv.write_text(CSV + "yacht,deep,many,,,,,\n")
+    with pytest.raises(ValueError, match="line 9: could not convert"):
+        published.read_published(csv)
 
 
 def test_summary():

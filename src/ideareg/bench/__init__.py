@@ -3,6 +3,6 @@
 from ideareg.bench.classify import CLASSIFY
 from ideareg.bench.dropout import DROPOUT
 from ideareg.bench.suite import Suite
-from ideareg.bench.uci import UCI
+from ideareg.bench.uci import UCI, UCI_GAP
 
-__all__ = ["CLASSIFY", "DROPOUT", "UCI", "Suite"]
+__all__ = ["CLASSIFY", "DROPOUT", "UCI", "UCI_GAP", "Suite"]

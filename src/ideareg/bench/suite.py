@@ -76,6 +76,8 @@ class Suite:
         Takes a `Case` and its `Task`; fits, and returns a number for each column.
     largest : mapping
         Method -> most training rows that it is made for; no limit where it is not named.
+    mask : str
+        The array of a file that holds the test rows of each split.
     """
 
     sets: Mapping[str, str]
@@ -83,6 +85,7 @@ class Suite:
     columns: tuple[Column, ...]
     score: Callable[[Case, Task], dict[str, float]]
     largest: Mapping[str, int] = field(default_factory=dict)
+    mask: str = "test_mask"
 
     def load(self, folder: Folder, name: str) -> DataSet:
         """Read one data set.
@@ -90,7 +93,7 @@ class Suite:
         Raises
         ------
         ValueError
-            For an unknown name, or a file that does not hold X, y and test_mask.
+            For an unknown name, or a file that does not hold X, y and the mask.
         FileNotFoundError
             If the file is not there.
         """
@@ -103,18 +106,22 @@ class Suite:
             )
         try:
             with np.load(path, allow_pickle=False) as file:
-                X, y, mask = (file[key] for key in ("X", "y", "test_mask"))
+                X, y, mask = (file[key] for key in ("X", "y", self.mask))
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(
-                f"{path} is not a benchmark file with X, y, test_mask: {error}"
+                f"{path} is not a benchmark file with X, y, {self.mask}: {error}"
             ) from error
         if X.ndim != 2 or y.shape != X.shape[:1] or mask.ndim != 2 or mask.shape[1:] != y.shape:
-            shapes = f"X {X.shape}, y {y.shape}, test_mask {mask.shape}"
+            shapes = f"X {X.shape}, y {y.shape}, {self.mask} {mask.shape}"
             raise ValueError(f"{path}: {shapes} do not match")
         return DataSet(X.astype(float), y.astype(float), mask.astype(bool))
 
     def plan(
-        self, folder: Folder, sets: Sequence[str], splits: Sequence[int], methods: Sequence[str]
+        self,
+        folder: Folder,
+        sets: Sequence[str],
+        splits: Sequence[int] | None,
+        methods: Sequence[str],
     ) -> list[Task]:
         """List the fits to run, after checking that each can be.
 
@@ -123,7 +130,8 @@ class Suite:
         folder : path-like
             Where the data are.
         sets, splits, methods : sequences
-            What to combine. Methods that are not made for a set's size are left out.
+            What to combine; None for all splits of each set. Methods that are not made for a set's
+            size are left out.
 
         Returns
         -------
@@ -141,10 +149,11 @@ class Suite:
         tasks = []
         for name in sets:
             data = self.load(folder, name)
-            if splits[-1] >= len(data.test_mask):
+            chosen = range(len(data.test_mask)) if splits is None else splits
+            if chosen[-1] >= len(data.test_mask):
                 last = len(data.test_mask) - 1
-                raise ValueError(f"set {name!r} has splits 0-{last}, so there is no {splits[-1]}")
-            for split in splits:
+                raise ValueError(f"set {name!r} has splits 0-{last}, so there is no {chosen[-1]}")
+            for split in chosen:
                 rows = (~data.test_mask[split]).sum()
                 fitting = [m for m in methods if rows <= self.largest.get(m, math.inf)]
                 tasks += [Task(name, split, method) for method in fitting]
@@ -188,7 +197,8 @@ class Suite:
                 scores = self.score(case, task)
             rows.append(task._asdict() | scores | {"seconds": time.perf_counter() - start})
             if json_path is not None:
-                text = json.dumps({"results": rows, "versions": versions()}, indent=1)
+                saved = {"results": rows, "versions": versions(), "mask": self.mask}
+                text = json.dumps(saved, indent=1)
                 with persistence.replacing(json_path) as stream:
                     stream.write(text.encode())
             yield rows[-1]
@@ -204,15 +214,26 @@ class Suite:
         path = Path(path)
         if not path.exists():
             return []
-        scores = {column.score for column in self.columns}
+        scores = [column.score for column in self.columns]
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             rows, made_by = saved["results"], saved["versions"]
-            complete = all({*Task._fields, *scores, "seconds"} <= row.keys() for row in rows)
+            fits = all({*Task._fields, "seconds"} <= row.keys() for row in rows)
+            lacking = [name for name in scores if any(name not in row for row in rows)]
+            mask = saved.get("mask", "test_mask")
         except (ValueError, TypeError, LookupError, AttributeError):
-            complete = False
-        if not complete:
+            fits = False
+        if not fits or len(lacking) == len(scores):
             raise ValueError(f"{path} is not a file of this benchmark's results: name another one")
+        if lacking:
+            raise ValueError(
+                f"{path} has results of an earlier benchmark, without {', '.join(lacking)}: name "
+                "another --json, and they are run again"
+            )
+        if mask != self.mask:
+            raise ValueError(
+                f"{path} has results on the splits of {mask}, not {self.mask}: name another --json"
+            )
         if made_by != versions():
             raise ValueError(
                 f"{path} has results of other versions ({made_by}): name another --json, so that "
@@ -244,33 +265,42 @@ class Suite:
             out.append(line)
         return out
 
-    def table(self, rows: Sequence[Row]) -> Any:
-        """Return the summary as a rich table."""
+    def table(self, rows: Sequence[Row], published: Sequence[Any] = ()) -> Any:
+        """Return the summary as a rich table, with published results below ours on each set."""
         from rich.table import Table
 
         view = Table(title="mean ± standard error over splits", title_justify="left", box=None)
-        for heading in ("set", "method"):
-            view.add_column(heading, no_wrap=True)
+        view.add_column("set", no_wrap=True)
+        view.add_column("method", overflow="fold")
         for heading in ("splits", *(column.heading for column in self.columns), "seconds"):
             view.add_column(heading, justify="right", no_wrap=True)
-        before = None
-        for line in self.summary(rows):
-            first = line["set"] if line["set"] != before else ""
-            before = line["set"]
-            shown = [_shown(line[column.score], column.digits) for column in self.columns]
-            seconds = f"{line['seconds'][0]:.1f}"
-            view.add_row(first, line["method"], str(line["splits"]), *shown, seconds)
+        lines = self.summary(rows)
+        for name in dict.fromkeys(line["set"] for line in lines):
+            first = name
+            for line in (line for line in lines if line["set"] == name):
+                shown = [_shown(line[column.score], column.digits) for column in self.columns]
+                seconds = f"{line['seconds'][0]:.1f}"
+                view.add_row(first, line["method"], str(line["splits"]), *shown, seconds)
+                first = ""
+            for other in (row for row in published if row.set == name):
+                cells = [
+                    _shown(other.scores[c.score], c.digits) if c.score in other.scores else "–"
+                    for c in self.columns
+                ]
+                view.add_row("", other.method, "", *cells, "", style="dim")
         return view
 
 
-def parse_splits(text: str) -> list[int]:
-    """Read "0-4" or "0,3" or "0-2,7" as split numbers.
+def parse_splits(text: str) -> list[int] | None:
+    """Read "0-4" or "0,3" or "0-2,7" as split numbers; "all" gives None.
 
     Raises
     ------
     ValueError
         If ``text`` is neither.
     """
+    if text.strip() == "all":
+        return None
     numbers: set[int] = set()
     try:
         for part in text.split(","):
@@ -279,7 +309,9 @@ def parse_splits(text: str) -> list[int]:
     except ValueError:
         numbers = set()
     if not numbers:
-        raise ValueError(f"splits {text!r} not understood: expected for instance 0-4 or 0,3")
+        raise ValueError(
+            f"splits {text!r} not understood: expected for instance 0-4 or 0,3, or all"
+        )
     return sorted(numbers)
 
 

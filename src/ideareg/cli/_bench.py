@@ -14,7 +14,7 @@ bench_app = typer.Typer(help="Compare with peers.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Option(help="The folder with the .npz files of the sets.")]
 Sets = Annotated[str, typer.Option(help="Sets, split by commas; all by default.")]
-Splits = Annotated[str, typer.Option(help="Splits, as 0-4 or 0,3.")]
+Splits = Annotated[str, typer.Option(help="Splits, as 0-4 or 0,3, or all.")]
 Methods = Annotated[str, typer.Option(help="Methods, split by commas; all by default.")]
 Results = Annotated[
     Path | None, typer.Option(help="Save results here after each fit, and go on from them.")
@@ -34,15 +34,32 @@ def _command(name: str, every_split: str, text: str) -> None:
     bench_app.command(name, help=text)(run)
 
 
-_command(
-    "uci",
-    "0-4",
-    """Regression on nine UCI sets: RMSE, log-likelihood, coverage, seconds.
+@bench_app.command()
+def uci(
+    data: Folder,
+    sets: Sets = "",
+    splits: Annotated[
+        str, typer.Option(help="Splits, as 0-4 or 0,3, or all; 0-4 by default, all with --gap.")
+    ] = "",
+    methods: Methods = "",
+    json: Results = None,
+    gap: Annotated[
+        bool, typer.Option("--gap", help="Splits that hold out the middle of one column each.")
+    ] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option(help="A .csv file of published results, to print below and to rank against."),
+    ] = None,
+) -> None:
+    """Regression on nine UCI sets: RMSE, log-likelihood, CRPS, coverage, seconds.
 
     Methods: ideareg in its one default configuration, its head without a warp, and scikit-learn's
     Gaussian process where at most 2000 rows are fitted.
-    """,
-)
+    """
+    every = "all" if gap else "0-4"
+    _bench("UCI_GAP" if gap else "UCI", data, sets, splits or every, methods, json, published)
+
+
 _command(
     "classify",
     "0-9",
@@ -63,18 +80,25 @@ _command(
 )
 
 
-def _bench(name: str, data: Path, sets: str, splits: str, methods: str, json: Path | None) -> None:
+def _bench(
+    name: str, data: Path, sets: str, splits: str, methods: str, json: Path | None,
+    csv: Path | None = None,
+) -> None:  # fmt: skip
     with mistakes_in_one_line():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         from ideareg import bench, persistence
+        from ideareg.bench.published import complete, ours, rank_table, read_published
         from ideareg.bench.suite import key, parse_splits, unfinished
 
         suite: bench.Suite = getattr(bench, name)
         if json is not None:
             persistence.check_writable(json)
+        if csv is not None and suite.mask != bench.UCI.mask:
+            raise ValueError("--published: its results are not those of the gap splits")
         names = [part.strip() for part in (sets or ",".join(suite.sets)).split(",")]
+        others = [] if csv is None else complete(read_published(csv), names)
         wanted = [part.strip() for part in (methods or ",".join(suite.methods)).split(",")]
         tasks = suite.plan(data, names, parse_splits(splits), wanted)
         kept = [] if json is None else suite.read(json)
@@ -90,4 +114,7 @@ def _bench(name: str, data: Path, sets: str, splits: str, methods: str, json: Pa
                 rows.append(row)
                 progress.update(bar, advance=1, description=f"{task.set} {task.split}")
         shown = [row for row in rows if key(row) in set(tasks)]
-        Console(width=None if sys.stdout.isatty() else 120).print(suite.table(shown))
+        console = Console(width=None if sys.stdout.isatty() else 130)
+        console.print(suite.table(shown, others))
+        if csv is not None:
+            console.print(rank_table([*ours(suite.summary(shown)), *others], names))
