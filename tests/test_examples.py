@@ -63,3 +63,30 @@ def test_robustness(tmp_path, capsys):
     assert said.count("attacks that beat it: 0") == 3
     assert len(re.findall("^nugget .* lipschitz .* rmse ", said, re.MULTILINE)) == 4
     assert (tmp_path / "robustness.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "file"), [("motorcycle", "mcycle"), ("snelson1d", "snelson1d")])
+def test_a_gap_in_one_input(name, file, tmp_path, capsys):
+    X = np.linspace(0, 60 if name == "motorcycle" else 6, 60)[:, None]
+    np.savez(tmp_path / f"sci_{file}.npz", X=X, y=np.sin(X[:, 0]))
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path), "--max-iter", "3"]
+    load(f"plot_{name}").main(arguments)
+    assert re.findall("^(.*): ν.*; in the gap std", capsys.readouterr().out, re.MULTILINE) == [
+        "all rows",
+        "without the gap",
+    ]
+    assert (tmp_path / f"{file}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_laplace_beside_the_sampler(tmp_path, capsys):
+    pytest.importorskip("blackjax", reason="the optional sampler is not installed")
+    X = np.linspace(0, 1, 40)[:, None]
+    np.savez(tmp_path / "sci_mcycle.npz", X=X, y=np.tanh(9 * X[:, 0] - 4))
+    options = ["--sets", "mcycle", "--max-iter", "5", "--warmup", "20", "--samples", "20"]
+    load("plot_laplace").main(["--data", str(tmp_path), "--out", str(tmp_path), *options])
+    assert re.search(
+        r"mcycle: Laplace over NUTS [\d.]+ on average, off by", capsys.readouterr().out
+    )
+    assert (tmp_path / "laplace.png").stat().st_size > 5_000

@@ -102,6 +102,29 @@ def test_reliability_of_classes_tells_the_error(ax):
     assert ax.lines[1].get_label() == "observed, error 0.170"
 
 
+class Line:
+    """A model that is sure of nothing but its mean."""
+
+    def predict(self, X):
+        return X[:, 0]
+
+    def predict_interval(self, X, level):
+        return X[:, 0] - level, X[:, 0] + level
+
+    def sample_y(self, X, n):
+        return np.repeat(X, n, axis=1)
+
+
+def test_predictive_reaches_beyond_the_rows(ax):
+    plotting.predictive(Line(), [[0.0], [1.0]], [0.0, 1.0], samples=3, ax=ax)
+    assert [line.get_label() for line in ax.lines if line.get_label()[0] != "_"] == [
+        "draws",
+        "mean",
+    ]
+    assert ax.get_xlim() == (-0.1, 1.1)
+    plotting.predictive(Line(), [[0.0], [1.0]], [0.0, 1.0], samples=0, reach=(2, 3))
+
+
 def test_draws_of_a_prior(ax):
     x = np.array([1.0, 0.0, 2.0])
     draws = np.random.default_rng(0).normal(size=(50, 3, 1))

@@ -19,7 +19,7 @@ def displacement(paths):
     return moved.mean(), moved.std() / np.sqrt(len(moved))
 
 
-@pytest.mark.parametrize("depth", [1, 3, 12])
+@pytest.mark.parametrize("depth", [3, *(pytest.param(d, marks=pytest.mark.slow) for d in (1, 12))])
 def test_displacement_does_not_depend_on_depth(depth):
     kernel = 3.0 * ik.Matern52(0.7)
     paths = sample_flows(jax.random.key(depth), kernel, X, nu=2.0, depth=depth, count=COUNT)
@@ -41,6 +41,7 @@ def test_displacement_with_a_nugget_and_a_coupling():
     np.testing.assert_allclose(np.cov(step.T), A / 4, atol=0.04)
 
 
+@pytest.mark.slow
 def test_the_first_layer_has_the_covariance_of_the_kernel():
     paths = sample_flows(jax.random.key(2), ik.Gaussian(), X, nu=1.0, depth=1, count=COUNT)
     step = np.asarray(paths[:, 1] - paths[:, 0])

@@ -8,6 +8,7 @@ from ideareg.plotting.fits import (
     moving,
     nugget_path,
     predictions,
+    predictive,
     warped_space,
 )
 from ideareg.plotting.networks import audit, depth_study, prior_draws, prior_flow
@@ -37,6 +38,7 @@ __all__ = [
     "nugget_path",
     "pit_histogram",
     "predictions",
+    "predictive",
     "prior_draws",
     "prior_flow",
     "reliability_of_classes",

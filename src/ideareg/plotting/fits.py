@@ -161,6 +161,50 @@ def predictions(y: Any, mean: Any, std: Any, ax: Axes | None = None) -> Axes:
     return dress(ax, "Held-out predictions", "true", "predicted")
 
 
+def predictive(
+    model: Any,
+    X: Any,
+    y: Any,
+    *,
+    reach: tuple[float, float] | None = None,
+    samples: int = 4,
+    ax: Axes | None = None,
+) -> Axes:
+    """Plot what a model of one input predicts: mean, 90 % interval, and functions drawn from it.
+
+    Parameters
+    ----------
+    model : WarpingRegressor
+        Fitted to one column and one target.
+    X, y : array-like, shapes (n, 1) and (n,)
+        Rows to show.
+    reach : pair of float, optional
+        Ends of the axis; by default those of X and a tenth more.
+    samples : int, default=4
+        Functions to draw, without noise.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax, x = axes(ax), np.ravel(np.asarray(X, dtype=float))
+    more = 0.1 * (x.max() - x.min())
+    first, last = reach or (x.min() - more, x.max() + more)
+    at = np.linspace(first, last, 300)[:, None]
+    low, high = model.predict_interval(at, 0.9)
+    ax.fill_between(at[:, 0], low, high, color=BLUE, alpha=0.15, lw=0, label="90 % interval")
+    ax.plot(x, y, ".", color=INK, ms=3, alpha=0.7)
+    if samples:
+        drawn = model.sample_y(at, samples)
+        ax.plot(at[:, 0], drawn[:, 0], color=ORANGE, lw=0.7, label="draws")
+        ax.plot(at[:, 0], drawn[:, 1:], color=ORANGE, lw=0.7)
+    ax.plot(at[:, 0], model.predict(at), color=BLUE, lw=1.8, label="mean")
+    ax.set_xlim(at[0, 0], at[-1, 0])
+    return dress(ax, "Prediction", "x", "y")
+
+
 def most_moved(model: Any, X: Any) -> tuple[int, ...]:
     """Return the one or two input columns that the warp moves most, in units of their spread.
 
