@@ -27,6 +27,8 @@ SCALAR = {
     "linear": lambda: ik.Linear(ARD),
     "constant": lambda: ik.Constant(2.0),
     "polynomial": lambda: ik.Polynomial(3, 0.5, ARD),
+    "ramps": lambda: ik.ArcCosine(1, 0.7, ARD),
+    "steps": lambda: ik.ArcCosine(0, 0.7, ARD),
     "tanh": lambda: ik.Activation("tanh"),
     "fourier": lambda: ik.RandomFourier(6, 3, key=0, length_scale=ARD),
     "function": lambda: ik.as_kernel(lambda x, y: jnp.exp(-jnp.square(x - y).sum())),
@@ -79,7 +81,7 @@ def test_gram_is_symmetric_and_positive(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["gaussian", "laplacian", "matern52", "tanh", "product", "function"]
+    "name", ["gaussian", "laplacian", "matern52", "ramps", "tanh", "product", "function"]
 )
 def test_apply_differentiates_like_the_matrix(name):
     kernel, X, Y, P = SCALAR[name](), normal(7, 3), normal(5, 3, seed=1), normal(5, 2, seed=2)
@@ -145,6 +147,25 @@ def test_matern52_fourth_derivative_at_zero():
     # k(r) = 1 - 5 r^2 / 6 + 25 r^4 / 24 - ...: the fourth derivative in one dimension is 25.
     f = ik.Matern52().profile
     assert jax.grad(jax.grad(f))(0.0) == pytest.approx(25 / 24 * 2)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_arc_cosine_is_a_wide_layer(order):
+    """Weights drawn at random, and the limit of infinitely many."""
+    x, y = np.asarray(normal(2, 3))
+    w = np.random.default_rng(2).normal(size=(10**6, 4))
+    layers = [w @ np.append(p, np.sqrt(0.5)) for p in (x, y)]
+    a, b = [np.maximum(v, 0) if order else v > 0 for v in layers]
+    kernel = ik.ArcCosine(order, 0.5)
+    assert kernel(x, y) == pytest.approx(2 * (a * b).mean(), abs=0.02)
+    assert kernel(x, x) == pytest.approx(x @ x + 0.5 if order else 1.0, rel=1e-7)
+
+
+def test_arc_cosine_at_coinciding_points_and_at_the_origin():
+    x = jnp.array([0.3, -0.2])
+    first = jax.grad(ik.ArcCosine(1, 0.5))(x, x)
+    np.testing.assert_allclose(first, x, atol=1e-7)
+    assert (jax.grad(ik.ArcCosine(1, 0.0))(0 * x, 0 * x) == 0).all()
 
 
 @pytest.mark.parametrize("kernel", [ik.Matern12, ik.Laplacian])
@@ -234,6 +255,8 @@ def test_functions_are_kernels():
         (lambda: ik.RationalQuadratic(length_scale=-1), ValueError, "length_scale"),
         (lambda: ik.Polynomial(1.5), ValueError, "degree must be a positive integer"),
         (lambda: ik.Polynomial(2, -1.0), ValueError, "offset must be >= 0"),
+        (lambda: ik.ArcCosine(2), ValueError, "order must be 0 or 1"),
+        (lambda: ik.ArcCosine(1, -1.0), ValueError, "offset must be >= 0"),
         (lambda: ik.Constant(-1.0), ValueError, "value must be positive"),
         (lambda: -1.0 * ik.Gaussian(), ValueError, "scale must be positive"),
         (lambda: ik.Nugget(-1.0), ValueError, "nugget must be >= 0"),

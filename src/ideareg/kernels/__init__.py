@@ -1,5 +1,6 @@
 """Kernels: the measure of similarity that shapes both the warp and the regressor after it."""
 
+from ideareg.kernels.averaged import Averaged
 from ideareg.kernels.base import (
     AbstractFeatureKernel,
     AbstractKernel,
@@ -12,6 +13,7 @@ from ideareg.kernels.base import (
     Sum,
     as_kernel,
 )
+from ideareg.kernels.equivariant import REM, equivariance_error
 from ideareg.kernels.features import Activation, RandomFourier
 from ideareg.kernels.matrix import (
     Diagonal,
@@ -23,6 +25,7 @@ from ideareg.kernels.matrix import (
 )
 from ideareg.kernels.scalar import (
     AbstractStationary,
+    ArcCosine,
     Constant,
     Gaussian,
     Laplacian,
@@ -35,11 +38,14 @@ from ideareg.kernels.scalar import (
 )
 
 __all__ = [
+    "REM",
     "AbstractFeatureKernel",
     "AbstractKernel",
     "AbstractOperatorKernel",
     "AbstractStationary",
     "Activation",
+    "ArcCosine",
+    "Averaged",
     "Constant",
     "Diagonal",
     "FunctionKernel",
@@ -62,5 +68,6 @@ __all__ = [
     "Sum",
     "as_kernel",
     "as_operator",
+    "equivariance_error",
     "with_nugget",
 ]

@@ -70,6 +70,30 @@ def _matern52_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return _matern52(*primals), -_matern32(*primals) / 6 * tangents[0]
 
 
+# Arc-cosine profiles of the cosine c; that of a step is the derivative of that of a ramp.
+
+
+def _angle(c: Array) -> Array:
+    """Return the angle with cosine c, with derivative 0 (not infinity) at its ends."""
+    inside = jnp.abs(c) < 1
+    return jnp.where(inside, jnp.arccos(jnp.where(inside, c, 0.0)), jnp.where(c < 0, jnp.pi, 0.0))
+
+
+def _step(c: Array) -> Array:
+    return 1 - _angle(c) / jnp.pi
+
+
+@jax.custom_jvp
+def _ramp(c: Array) -> Array:
+    theta = _angle(c)
+    return (jnp.sin(theta) + (jnp.pi - theta) * c) / jnp.pi
+
+
+@_ramp.defjvp
+def _ramp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _ramp(*primals), _step(*primals) * tangents[0]
+
+
 class AbstractStationary(AbstractKernel):
     r"""Kernel :math:`k(x, y) = \varphi(r^2)` with :math:`r^2 = \sum_k (x_k - y_k)^2/\ell_k^2`."""
 
@@ -241,3 +265,66 @@ class Polynomial(AbstractKernel):
         A = rescale(self, X, self.length_scale)
         B = A if Y is None else rescale(self, Y, self.length_scale)
         return (A @ B.T + self.offset) ** self.degree
+
+
+class ArcCosine(AbstractKernel):
+    r"""Kernel of an infinitely wide layer of ramps, or of steps, with random weights [1]_.
+
+    With :math:`s(x, y) = \sum_k x_ky_k/\ell_k^2 + c` and θ the angle of cosine
+    :math:`s(x, y)/\sqrt{s(x, x)s(y, y)}`,
+
+    .. math:: k = \tfrac1\pi\sqrt{s(x,x)s(y,y)}\,(\sin\theta + (\pi-\theta)\cos\theta)
+              \quad\text{or}\quad k = 1-\theta/\pi .
+
+    Parameters
+    ----------
+    order : {1, 0}
+        1 for ramps (relu), 0 for steps.
+    offset : scalar
+        c >= 0, a bias; without it the kernel of ramps is homogeneous, and has a kink at the origin.
+    length_scale : scalar or Array, shape (d,)
+
+    Raises
+    ------
+    ValueError
+        If ``order`` is neither 0 nor 1.
+
+    References
+    ----------
+    .. [1] Cho, Saul, "Kernel methods for deep learning", NIPS 2009.
+
+    Examples
+    --------
+    >>> x, y = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 3.0]])
+    >>> round(ArcCosine(1, offset=0.0).gram(x, y).item() * 3.14159265, 6)
+    6.0
+    """
+
+    order: int = eqx.field(static=True, default=1)
+    offset: Scalar = eqx.field(converter=real_array, default=1.0)
+    length_scale: LengthScale = eqx.field(converter=real_array, default=1.0)
+
+    def __check_init__(self) -> None:
+        if self.order not in (0, 1):
+            raise ValueError(f"ArcCosine: order must be 0 or 1, got {self.order!r}.")
+        check_positive(self, length_scale=self.length_scale)
+        check_positive(self, allow_zero=True, offset=self.offset)
+
+    def _profile(self, products: Array, sizes: Array) -> Array:
+        # Rounding of the cosine near 1 becomes its root in the angle, but not in the ramp.
+        cosine = jnp.where(sizes > 0, products / jnp.where(sizes > 0, sizes, 1.0), 0.0)
+        cosine = jnp.clip(cosine, -1.0, 1.0)
+        return sizes * _ramp(cosine) if self.order else _step(cosine)
+
+    def __call__(self, x: Point, y: Point) -> Scalar:
+        """Return k(x, y) for two points of shape (d,)."""
+        a, b = (rescale(self, point, self.length_scale) for point in (x, y))
+        sizes = root((a @ a + self.offset) * (b @ b + self.offset))
+        return self._profile(a @ b + self.offset, sizes)
+
+    def gram(self, X: Points, Y: Rows | None = None) -> Matrix:
+        """Return the matrix k(x_i, y_j), shape (n, m)."""
+        A = rescale(self, X, self.length_scale)
+        B = A if Y is None else rescale(self, Y, self.length_scale)
+        a, b = (root((rows**2).sum(1) + self.offset) for rows in (A, B))
+        return self._profile(A @ B.T + self.offset, a[:, None] * b[None, :])
