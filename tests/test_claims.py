@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ideareg import claims, cli
-from ideareg.claims import flows, learning
+from ideareg.claims import equivariance, flows, learning
 from ideareg.claims.claim import row
 
 QUICK = (
@@ -18,6 +18,9 @@ QUICK = (
     learning.nugget,
     learning.certificates,
     learning.random_layers,
+    equivariance.equivariant_kernels,
+    equivariance.augmentation,
+    equivariance.convolutions,
 )
 SLOW = tuple(group for group in claims.CLAIMS if group not in QUICK)
 

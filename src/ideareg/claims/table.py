@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ideareg import page
-from ideareg.claims import flows, layers, learning
+from ideareg.claims import equivariance, flows, layers, learning
 from ideareg.claims.claim import Claim
 
 Group = Callable[[], Iterator[Claim]]
@@ -30,6 +30,9 @@ CLAIMS: tuple[Group, ...] = (
     learning.sparsity,
     learning.warped_kernels,
     learning.random_layers,
+    equivariance.equivariant_kernels,
+    equivariance.augmentation,
+    equivariance.convolutions,
 )
 
 
