@@ -57,6 +57,8 @@ ORDER = [
     "stack",
     "leastaction",
     "limit",
+    "formation",
+    "forming",
     "resnet",
     "audit",
     "persistence",
