@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ideareg import claims, cli
-from ideareg.claims import equivariance, flows, learning
+from ideareg.claims import equivariance, flows, formations, learning
 from ideareg.claims.claim import row
 
 QUICK = (
@@ -21,6 +21,7 @@ QUICK = (
     equivariance.equivariant_kernels,
     equivariance.augmentation,
     equivariance.convolutions,
+    formations.jump_conditions,
 )
 SLOW = tuple(group for group in claims.CLAIMS if group not in QUICK)
 

@@ -106,7 +106,7 @@ def test_stride_is_a_submatrix_and_pooling_an_average():
     np.testing.assert_allclose(invariant.gram(x, y), [[K.mean()]], atol=1e-14)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", pytest.param("relu", marks=pytest.mark.slow)])
 def test_ridge_regression_is_a_convolution_trained_by_ridge(activation):
     """In the dual with the kernel; and a convolution of JAX, circularly padded, by its filters."""
     n, C, out, lam = 6, 2, 3, 0.3
@@ -158,7 +158,9 @@ AVERAGES = {
 }
 
 
-@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize(
+    "name", [*list(AVERAGES)[:-1], pytest.param("p4m on images", marks=pytest.mark.slow)]
+)
 def test_averaging_is_augmentation(name):
     """Interpolant, norm, and ridge regression with λ/|G|."""
     make, k = AVERAGES[name]
@@ -226,8 +228,8 @@ FLOWS = {
         ("image", "gaussian", RK4()),
         ("image", "tanh", SymplecticEuler()),
         ("D5", "arc-cosine", SymplecticEuler()),
-        ("D5 on itself", "tanh", RK4()),
-        ("p4m", "gaussian", SymplecticEuler()),
+        pytest.param("D5 on itself", "tanh", RK4(), marks=pytest.mark.slow),
+        pytest.param("p4m", "gaussian", SymplecticEuler(), marks=pytest.mark.slow),
     ],
 )
 def test_a_warp_commutes_with_the_group(name, base, integrator):
@@ -266,7 +268,7 @@ def test_outputs_of_a_layer_are_points_of_the_next():
 
 
 def test_interpolated_turns_have_a_stated_error():
-    n = 18
+    n = 14
     i = np.arange(n) - (n - 1) / 2
     blob = np.exp(-((i[:, None] - 2) ** 2 / 6 + (i[None] + 1) ** 2 / 14))
     images = np.stack([blob, np.roll(blob.T, 2, 0)]).reshape(2, -1)

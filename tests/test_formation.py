@@ -10,7 +10,7 @@ from ideareg import kernels as ik
 from ideareg.formation import Flow, Formation, Map, Weights
 from ideareg.forming import form
 from ideareg.kernels.groups import cyclic, translations
-from ideareg.leastaction import LeastAction, Regression, solve
+from ideareg.relaxation import Relaxation, relax
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -178,15 +178,15 @@ def test_blocks_of_depth_zero_change_nothing(how):
     }  # fmt: skip
 
 
-def test_one_flow_and_one_map_are_least_action():
-    """The relaxed head with targets of its own is ridge regression with ρ + λ."""
+def test_one_flow_and_one_map_are_the_relaxed_problem():
     formation = Formation([Flow(ik.Gaussian(), 0.5, 0.1, 4), Map(ik.Gaussian(), 0.3, 0.2)])
     ours = form(formation, X, Y)
-    loss = Regression(ik.Gaussian(), Y, 0.5)
-    problem = LeastAction(ik.Gaussian(), X, lambda q: 0.6 * loss(q), 0.5, 0.1)
-    theirs = solve(problem, 4)
-    assert ours.value == pytest.approx(theirs.value, abs=1e-9)
-    np.testing.assert_allclose(ours.coefficients()[0][0], theirs.momentum, atol=1e-6)
+    theirs = relax(Relaxation(ik.Gaussian(), ik.Gaussian(), 0.5, 0.3, 0.1, 0.2), X, Y, 4)
+    assert ours.value == pytest.approx(float(theirs.value), abs=1e-9)
+    np.testing.assert_allclose(ours.data[0], theirs.path[1:], atol=1e-6)
+    np.testing.assert_allclose(ours.coefficients()[1], theirs.dual, atol=1e-6)
+    x = RNG.normal(size=(3, 2))
+    np.testing.assert_allclose(ours.predict(x), theirs.predict(x), atol=1e-6)
 
 
 def test_other_losses_and_classes():

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
         nugget_path,
         sample_posterior,
     )
+    from ideareg.formation import Flow, Formation, Map
+    from ideareg.forming import form
     from ideareg.hamiltonian import Hamiltonian, State
     from ideareg.integrators import get_integrator
     from ideareg.leastaction import LeastAction
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Flow",
+    "Formation",
     "Hamiltonian",
     "LeastAction",
+    "Map",
     "ModelFileError",
     "State",
     "Trajectory",
@@ -35,6 +40,7 @@ __all__ = [
     "WarpingRegressor",
     "audit_resnet",
     "depth_study",
+    "form",
     "get_integrator",
     "inverse_transport",
     "kernels",
@@ -47,8 +53,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Flow": "formation",
+    "Formation": "formation",
     "Hamiltonian": "hamiltonian",
     "LeastAction": "leastaction",
+    "Map": "formation",
     "ModelFileError": "persistence",
     "State": "hamiltonian",
     "Trajectory": "shooting",
@@ -57,6 +66,7 @@ _HOMES = {
     "WarpingRegressor": "estimators",
     "audit_resnet": "audit",
     "depth_study": "limit",
+    "form": "forming",
     "get_integrator": "integrators",
     "inverse_transport": "shooting",
     "load": "persistence",

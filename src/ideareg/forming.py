@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
-from scipy.optimize import minimize
+from scipy.optimize import minimize, root
 
 from ideareg._types import Points, Rows, Scalar
 from ideareg.formation import (
@@ -21,15 +22,14 @@ from ideareg.formation import (
     Map,
     Unknowns,
     Weights,
-    end_of,
     features_of,
 )
 from ideareg.hamiltonian import State
 
 FORMS = ("reduced", "network")
-# Up to this many unknowns Newton's method finishes what L-BFGS began.
-LARGEST_DENSE = 400
 MEMORY = 40
+# Steps of Newton-Krylov after L-BFGS, which need gradients alone.
+POLISHING = 20
 
 
 class Formed(eqx.Module):
@@ -68,7 +68,7 @@ class Formed(eqx.Module):
         Those of weights are the back-propagated gradients, over -ν and -2λ.
         """
         if self.reduced:
-            return self.formation.coefficients(self.data, self.X)
+            return _coefficients(self.formation, self.data, self.X)
         zeros = jax.tree.map(jnp.zeros_like, self.data)
         gradient = _nudged(self.formation, self.unknowns, self.X, self.Y, zeros)
         found = []
@@ -95,27 +95,8 @@ class Formed(eqx.Module):
 
         The last one is that of the loss. All are zero at a minimum.
         """
-        ends = self._adjoints()
-        loss = self.formation.loss
-        starts = [start for start, _ in ends[1:]]
-        starts.append(-jax.grad(lambda outputs: loss(outputs, self.Y))(end_of(self.data, self.X)))
-        pairs = zip((end for _, end in ends), starts, strict=True)
-        return [float(jnp.abs(end - start).max()) for end, start in pairs]
-
-    def _adjoints(self) -> list[Any]:
-        """Return the scaled momentum at the start and end of each block that has layers."""
-        q, found = self.X, []
-        for block, after, c in zip(
-            self.formation.blocks, self.data, self.coefficients(), strict=True
-        ):
-            if isinstance(block, Map):
-                found.append((_pull(block, q, c), 2 * block.penalty * c))
-                q = after
-            elif block.depth:
-                force = block.hamiltonian.force(State(q, c[0]))
-                found.append((block.nu * (c[0] - force / block.depth), block.nu * c[-1]))
-                q = after[-1]
-        return found
+        gaps = _jumps(self.formation, self.data, self.coefficients(), self.X, self.Y)
+        return [float(gap) for gap in gaps]
 
     def ledgers(self) -> list[dict[str, Any]]:
         r"""Return the books of each block, as plain numbers.
@@ -137,14 +118,12 @@ class Formed(eqx.Module):
                 q = after
                 continue
             states = jnp.concatenate([q[None], after])
-            ham = block.hamiltonian
-            energies = [float(ham.energy(State(*pair))) for pair in zip(states, c, strict=False)]
-            gaps = [
-                float(jnp.abs(new - old - ham.force(State(at, new)) / block.depth).max())
-                for at, old, new in zip(states[1:], c, c[1:], strict=False)
-            ]
+            energies: list[float] = []
+            recursion = 0.0
+            if block.depth:
+                found, gaps = _books(block, states, c)
+                energies, recursion = np.asarray(found).tolist(), _largest(gaps)
             cost = float(block.nu) * sum(energies) / max(block.depth, 1)
-            recursion = max(gaps, default=0.0)
             spread = float(np.ptp(energies) / energies[0]) if energies and energies[0] > 0 else 0.0
             books.append(
                 {
@@ -163,7 +142,7 @@ def form(
     formation: Formation, X: Any, Y: Any, *, how: str = "reduced", start: Unknowns | None = None,
     max_iter: int = 3000, random_state: int = 0,
 ) -> Formed:  # fmt: skip
-    """Learn all blocks jointly, by L-BFGS, and for small problems by Newton's method after it.
+    """Learn all blocks jointly, by L-BFGS and Newton-Krylov.
 
     Parameters
     ----------
@@ -247,13 +226,6 @@ def _value_and_gradient(objective: _Objective, flat: Array) -> tuple[Scalar, Arr
     return jax.value_and_grad(objective)(flat)
 
 
-@eqx.filter_jit
-def _hessian(objective: _Objective, flat: Array) -> Array:
-    # Column by column: batched solves can stall on a CPU.
-    gradient = jax.grad(objective)
-    return jax.lax.map(lambda v: jax.jvp(gradient, (flat,), (v,))[1], jnp.eye(flat.size))
-
-
 def _minimise(objective: _Objective, flat: Any, max_iter: int) -> tuple[Any, float, float, bool]:
     def evaluate(flat: Any) -> tuple[float, Any]:
         value, gradient = _value_and_gradient(objective, jnp.asarray(flat))
@@ -268,20 +240,23 @@ def _minimise(objective: _Objective, flat: Any, max_iter: int) -> tuple[Any, flo
     options: dict[str, Any] = {"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": MEMORY}
     options |= {"ftol": 1e-15, "gtol": 1e-9}
     found = minimize(evaluate, flat, jac=True, method="L-BFGS-B", options=options)
-    if flat.size <= LARGEST_DENSE and found.nit < max_iter:
+    best, value, size = found.x, float(found.fun), _largest(found.jac)
+    if found.nit < max_iter and size > 0:
+        # Rounding of the value stops a line search; the gradient itself can be solved for.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            polished = root(
+                lambda z: evaluate(z)[1], best, method="krylov",
+                options={"maxiter": POLISHING, "fatol": 1e-12},
+            )  # fmt: skip
+        other, gradient = evaluate(polished.x)
+        if _largest(gradient) < size and other <= value + 1e-12 * (1 + abs(value)):
+            best, value, size = polished.x, other, _largest(gradient)
+    return best, value, size, size <= 1e-6 * max(1.0, abs(value))
 
-        def curvature(flat: Any) -> Any:
-            H = np.asarray(_hessian(objective, jnp.asarray(flat)))
-            return 0.5 * (H + H.T)
 
-        options = {"maxiter": 50, "gtol": 1e-11}
-        polished = minimize(
-            evaluate, found.x, jac=True, hess=curvature, method="trust-exact", options=options
-        )
-        found = polished if polished.fun <= found.fun else found
-    value, gradient = evaluate(found.x)
-    size = float(np.abs(gradient).max(initial=0.0))
-    return found.x, value, size, size <= 1e-6 * max(1.0, abs(value))
+def _largest(gradient: Any) -> float:
+    return float(np.abs(np.asarray(gradient)).max(initial=0.0))
 
 
 @eqx.filter_jit
@@ -290,6 +265,39 @@ def _nudged(formation: Formation, unknowns: Unknowns, X: Array, Y: Array, at: Un
 
 
 @eqx.filter_jit
+def _coefficients(formation: Formation, data: Unknowns, X: Array) -> Unknowns:
+    return formation.coefficients(data, X)
+
+
+@eqx.filter_jit
+def _jumps(
+    formation: Formation, data: Unknowns, coefficients: Unknowns, X: Array, Y: Array
+) -> list[Scalar]:
+    # The scaled momentum at the start and at the end of each block that has layers.
+    q, starts, ends = X, [], []
+    for block, after, c in zip(formation.blocks, data, coefficients, strict=True):
+        if isinstance(block, Map):
+            starts.append(_pull(block, q, c))
+            ends.append(2 * block.penalty * c)
+            q = after
+        elif block.depth:
+            force = block.hamiltonian.force(State(q, c[0]))
+            starts.append(block.nu * (c[0] - force / block.depth))
+            ends.append(block.nu * c[-1])
+            q = after[-1]
+    starts.append(-jax.grad(lambda outputs: formation.loss(outputs, Y))(q))
+    return [jnp.abs(end - start).max() for end, start in zip(ends, starts[1:], strict=True)]
+
+
+@eqx.filter_jit
+def _books(block: Flow, states: Array, p: Array) -> tuple[Array, Array]:
+    """Return H of each layer, and the residuals of the momentum recursion."""
+    ham = block.hamiltonian
+    energies = jax.lax.map(lambda at: ham.energy(State(*at)), (states[:-1], p))
+    forces = jax.lax.map(lambda at: ham.force(State(*at)), (states[1:-1], p[1:]))
+    return energies, jnp.diff(p, axis=0) - forces / block.depth
+
+
 def _pull(block: Map, q: Points, Z: Rows) -> Points:
     r"""Return :math:`2\lambda\nabla f(q_i)^TZ_i`, which is :math:`\lambda\partial_q(Z^TKZ)`."""
     form = jax.grad(lambda q: (Z * block.kernel.apply(q, q, Z)).sum())

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ideareg import page
-from ideareg.claims import equivariance, flows, layers, learning
+from ideareg.claims import equivariance, flows, formations, layers, learning
 from ideareg.claims.claim import Claim
 
 Group = Callable[[], Iterator[Claim]]
@@ -33,6 +33,7 @@ CLAIMS: tuple[Group, ...] = (
     equivariance.equivariant_kernels,
     equivariance.augmentation,
     equivariance.convolutions,
+    formations.jump_conditions,
 )
 
 
