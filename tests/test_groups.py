@@ -113,7 +113,9 @@ def test_haar_averages_are_exact_to_their_degree():
         (lambda: Group([[0.0, 1.0]]), "integer array"),
         (lambda: Group([[0, 1, 2], [1, 2, 0]]), "not a group"),
         (lambda: Group([[0, 1], [0, 1]]), "two equal rows"),
+        (lambda: Group([[1, 0]]), "not a group"),
         (lambda: Group([[0, 1, 2]], (2, 2)), "do not fill shape"),
+        (lambda: from_generators([[1, 0, 2]], (2, 2)), "do not fill shape"),
         (
             lambda: from_generators([[1, 0, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]], max_order=100),
             "max_order",

@@ -99,19 +99,21 @@ class Group(AbstractGroup):
 
     def __init__(self, table: Any, shape: Sequence[int] | None = None) -> None:
         rows = _permutations("table", table)
-        self.shape = (rows.shape[1],) if shape is None else tuple(int(n) for n in shape)
-        if math.prod(self.shape) != rows.shape[1]:
-            raise ValueError(
-                f"the group permutes {rows.shape[1]} points, which do not fill shape {self.shape}."
-            )
+        self.shape = _shape_of(rows, shape)
         self.table = rows
         self._index_elements()
-        for g in range(len(rows)):
-            if (self._find(rows[g][rows[:, self._base]]) < 0).any():
-                raise ValueError(
-                    "table is not a group: a product of two of its rows is missing; "
-                    "close it with from_generators(table)."
-                )
+        # A few rows generate the others, and nothing else if the table is closed.
+        chosen: list[Ints] = []
+        found = _closure(rows[:0], rows.shape[1], len(rows))
+        for row in rows:
+            if found is not None and row.tobytes() not in found:
+                chosen.append(row)
+                found = _closure(np.stack(chosen), rows.shape[1], len(rows))
+        if found is None or len(found) != len(rows):
+            raise ValueError(
+                "table is not a group: a product of two of its rows is missing; "
+                "close it with from_generators(table)."
+            )
 
     @classmethod
     def _trusted(cls, table: Ints, shape: tuple[int, ...]) -> Group:
@@ -288,7 +290,20 @@ def from_generators(
     8
     """
     steps = _permutations("generators", generators)
-    start = np.arange(steps.shape[1], dtype=np.int32)
+    found = _closure(steps, steps.shape[1], max_order)
+    if found is None:
+        raise ValueError(
+            f"the generators make more than max_order={max_order} elements; raise it, or take a "
+            "subgroup."
+        )
+    table = np.stack(list(found.values()))
+    _check_size(*table.shape)
+    return Group._trusted(table, _shape_of(table, shape))
+
+
+def _closure(steps: Ints, n_points: int, most: int) -> dict[bytes, Ints] | None:
+    """Return all products of the steps, the identity first; None if they are more than ``most``."""
+    start: Ints = np.arange(n_points, dtype=np.int32)
     found, frontier = {start.tobytes(): start}, [start]
     while frontier:
         reached = []
@@ -297,15 +312,19 @@ def from_generators(
             if new.tobytes() not in found:
                 found[new.tobytes()] = new
                 reached.append(new)
-            if len(found) > max_order:
-                raise ValueError(
-                    f"the generators make more than max_order={max_order} elements; raise it, or "
-                    "take a subgroup."
-                )
+            if len(found) > most:
+                return None
         frontier = reached
-    table = np.stack(list(found.values()))
-    _check_size(*table.shape)
-    return Group(table, shape)
+    return found
+
+
+def _shape_of(table: Ints, shape: Sequence[int] | None) -> tuple[int, ...]:
+    sides = table.shape[1:] if shape is None else grid_sides(shape)
+    if math.prod(sides) != table.shape[1]:
+        raise ValueError(
+            f"the group permutes {table.shape[1]} points, which do not fill shape {sides}."
+        )
+    return sides
 
 
 def cyclic(n: int) -> Group:
@@ -341,6 +360,7 @@ def translations(shape: Sequence[int]) -> Group:
 
 
 def grid_sides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape as a tuple, once it is one."""
     sides = tuple(shape)
     if not sides or any(not isinstance(n, int | np.integer) or n < 1 for n in sides):
         raise ValueError(f"shape must hold positive integers, one per axis, got {shape!r}.")
@@ -351,17 +371,13 @@ def _square(shape: Sequence[int] | int) -> int:
     sides = (shape, shape) if isinstance(shape, int) else grid_sides(shape)
     if len(sides) != 2 or sides[0] != sides[1] or sides[0] < 1:
         raise ValueError(
-            f"quarter turns act on square grids only, got shape {tuple(sides)}; crop or pad the "
-            "images, or use translations(shape)."
+            f"quarter turns act on square grids only, got shape {sides}; crop or pad the images."
         )
     return int(sides[0])
 
 
 def _turns(n: int, mirrored: bool, centred: bool) -> list[Ints]:
-    """Return the quarter turns (and mirrored ones) of an n x n grid as permutations.
-
-    About point 0 of the periodic grid, or about the centre of the frame.
-    """
+    """Return the quarter turns, and mirrored ones, about point 0 or the centre of the frame."""
     shift = n - 1 if centred else 0
     i, j = np.divmod(np.arange(n * n), n)
     turns = []
@@ -375,6 +391,15 @@ def _turns(n: int, mirrored: bool, centred: bool) -> list[Ints]:
     return turns
 
 
+def _about_centre(n: int, mirrored: bool) -> Group:
+    return Group._trusted(np.stack(_distinct(_turns(n, mirrored, True))), (n, n))
+
+
+def _distinct(turns: Iterable[Ints]) -> list[Ints]:
+    # Those of very small spaces repeat.
+    return list({turn.tobytes(): turn.astype(np.int32) for turn in turns}.values())
+
+
 def quarter_turns(shape: Sequence[int] | int) -> Group:
     """Return C4, the quarter turns of a square image about its centre.
 
@@ -384,14 +409,12 @@ def quarter_turns(shape: Sequence[int] | int) -> Group:
     >>> quarter_turns(2).act(np.array([[1, 2, 3, 4]]), 1).tolist()
     [[2, 4, 1, 3]]
     """
-    n = _square(shape)
-    return Group(np.stack(_turns(n, False, True)), (n, n)) if n > 1 else translations((1, 1))
+    return _about_centre(_square(shape), mirrored=False)
 
 
 def square_symmetries(shape: Sequence[int] | int) -> Group:
     """Return D4, the quarter turns and reflections of a square image about its centre."""
-    n = _square(shape)
-    return Group(np.stack(_turns(n, True, True)), (n, n)) if n > 1 else translations((1, 1))
+    return _about_centre(_square(shape), mirrored=True)
 
 
 def p4(shape: Sequence[int] | int) -> Group:
@@ -407,11 +430,6 @@ def p4m(shape: Sequence[int] | int) -> Group:
     """Return the translations, quarter turns and reflections of a periodic square grid.
 
     Element ``8 t + s`` is symmetry s of D4 about point 0, then the translation by t.
-
-    Examples
-    --------
-    >>> p4m(5).order
-    200
     """
     n = _square(shape)
     return _semidirect((n, n), _turns(n, True, False))
@@ -420,7 +438,7 @@ def p4m(shape: Sequence[int] | int) -> Group:
 def _semidirect(shape: Sequence[int], turns: Iterable[Ints]) -> Group:
     """Return the translations of a periodic grid times maps that leave point 0 in place."""
     sides = grid_sides(shape)
-    turns = list(dict((turn.tobytes(), turn) for turn in turns).values())  # small grids repeat
+    turns = _distinct(turns)
     n = math.prod(sides)
     _check_size(n * len(turns), n)
     points = np.stack(np.unravel_index(np.arange(n), sides))
