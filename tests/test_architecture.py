@@ -63,6 +63,7 @@ ORDER = [
     "audit",
     "persistence",
     "estimators",
+    "registration",
     "_torch",
     "export",
     "tables",

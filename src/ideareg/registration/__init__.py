@@ -1,0 +1,8 @@
+"""Registration: the flow between two shapes, as points, curves or surfaces."""
+
+from ideareg.registration.affine import Affine, align
+from ideareg.registration.attachments import Attachment
+from ideareg.registration.registration import Registration
+from ideareg.registration.shapes import Shape
+
+__all__ = ["Affine", "Attachment", "Registration", "Shape", "align"]

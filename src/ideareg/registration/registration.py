@@ -1,0 +1,436 @@
+r"""The object that people meet: fit a flow between two shapes, then move anything through it.
+
+.. math:: \min_{p_0}\ \nu H(q_0, p_0) + \ell(q(1)),\qquad
+          H = \tfrac12p^T\Gamma(q,q)p,\quad q(0)=\text{source}.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from ideareg._rows import centres
+from ideareg._types import Result
+from ideareg.estimators._base import scoped
+from ideareg.hamiltonian import Hamiltonian, State
+from ideareg.integrators import AbstractIntegrator, get_integrator
+from ideareg.kernels import AbstractKernel, Gaussian, Kernel, Matern52, as_kernel
+from ideareg.leastaction import Distance
+from ideareg.registration.affine import Affine, align
+from ideareg.registration.attachments import Attachment
+from ideareg.registration.descent import Problem, descend
+from ideareg.registration.landmarks import match
+from ideareg.registration.shapes import Shape, as_shape, check_pair
+from ideareg.shooting import Trajectory, inverse_transport, shoot, transport, transport_path
+
+Floats = NDArray[np.float64]
+
+# More points than this are moved by the momentum of that many centres.
+CONTROL_POINTS = 300
+# A flow whose energy drifts by more than this share has steps too long to be trusted: points may
+# have jumped over each other.
+LARGEST_DRIFT = 0.25
+# Length of the attachment's kernel by default, as a share of the target's radius.
+ATTACHMENT_SHARE = 0.2
+
+
+class Registration(BaseEstimator):
+    r"""Align a source shape to a target by a diffeomorphism of the whole space.
+
+    Landmarks correspond one by one; curves and surfaces need not. The map is an affine one, if
+    asked for, followed by the flow of one initial momentum; all that it does is *push forward*:
+    points of the source go to where the target is.
+
+    Parameters
+    ----------
+    kernel : kernel, number, sequence of numbers, or None
+        Γ of the flow. A number is the length of a Matern kernel of smoothness 5/2, in the units of
+        the points; several numbers are the sum of one each, a multiscale kernel; None is the
+        source's radius (root mean square distance from its centroid).
+    nu : float
+        Price of the action against the mismatch: for landmarks the sum of square distances, else
+        the square dual norm between the shapes relative to the target's, times its radius squared.
+        0 matches landmarks exactly.
+    align : {"rigid", "similarity", "affine"} or None
+        The affine map before the flow, in closed form; for landmarks.
+    attachment : {"varifold", "current"}
+        How curves and surfaces are compared: without or with orientation.
+    attachment_kernel : kernel, number or None
+        Kernel between centres of cells; a number is the length of a Gaussian, None a fifth of the
+        target's radius. Details smaller than that are not seen.
+    control_points : int, array of shape (c, d), or None
+        Where the momentum of curves and surfaces sits: that many centres of the source's points, or
+        those given; None is every point, up to 300.
+    depth : int
+        Number of time steps.
+    integrator : str
+        See `ideareg.get_integrator`.
+    max_iter : int
+        Bound on the iterations of the descent for curves and surfaces.
+    tol : float or None
+        For landmarks, the largest gap in the boundary condition, relative to the target's extent
+        or the largest displacement (None: 1e-8); otherwise the fall of the objective, relative to its start, at
+        which the descent ends (None: 1e-5).
+    dtype : {"float64", "float32"}
+        Of the computation for curves and surfaces; float32 is for large ones.
+
+    Attributes
+    ----------
+    momentum_ : ndarray, shape (c, d)
+        Initial momentum, the whole model of the flow.
+    control_points_ : ndarray, shape (c, d)
+        Where it sits: after the affine map, before the flow.
+    affine_ : Affine
+    kernel_ : kernel
+    distance_ : float
+        Length of the flow, :math:`\sqrt{2H}`, in the units of the points: a distance of the shapes
+        if landmarks are matched exactly.
+    residual_ : float
+        Mismatch that is left, as a share of that after the affine map.
+    energy_drift_ : float
+        Range of the energy along the flow, as a share of the first; above a quarter the time steps
+        are too long, and the fit does not count as converged.
+    gap_ : float
+        How far from stationary, see ``tol``.
+    result_ : Result
+        How the search ended, with a remedy.
+    converged_ : bool
+    n_iter_ : int
+    warped_source_ : Shape
+        The source at the end of the flow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> triangle = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> bent = np.array([[0.0, 0.0], [1.2, 0.1], [0.1, 0.8]])
+    >>> fit = Registration(nu=0.0).fit(triangle, bent)
+    >>> bool(fit.converged_), bool(np.abs(fit.transform_points(triangle) - bent).max() < 1e-8)
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        kernel: Any = None,
+        *,
+        nu: float = 0.01,
+        align: str | None = None,
+        attachment: str = "varifold",
+        attachment_kernel: Any = None,
+        control_points: Any = None,
+        depth: int = 10,
+        integrator: str = "rk4",
+        max_iter: int = 200,
+        tol: float | None = None,
+        dtype: str = "float64",
+    ) -> None:
+        self.kernel = kernel
+        self.nu = nu
+        self.align = align
+        self.attachment = attachment
+        self.attachment_kernel = attachment_kernel
+        self.control_points = control_points
+        self.depth = depth
+        self.integrator = integrator
+        self.max_iter = max_iter
+        self.tol = tol
+        self.dtype = dtype
+
+    @scoped
+    def fit(self, source: Any, target: Any, *, momentum: Any = None) -> Registration:
+        """Find the flow that pushes ``source`` forward to ``target``.
+
+        Parameters
+        ----------
+        source, target : array of shape (n, d), pair (points, cells), or Shape
+            Landmarks, of the same number; or curves (cells of shape (m, 2)) or surfaces (m, 3) with
+            any numbers of points.
+        momentum : array of shape (c, d), optional
+            First guess. Where several flows are minimal, it says which.
+
+        Returns
+        -------
+        Registration
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the shapes are empty, not finite, degenerate or do not go together, or a parameter is
+            not what it can be.
+        """
+        start, goal = as_shape(source, "source"), as_shape(target, "target")
+        check_pair(start, goal)
+        self._check(start)
+        self.affine_ = Affine.identity(start.dimension)
+        if self.align is not None:
+            self.affine_ = align(start.points, goal.points, self.align)
+            start = start.moved(self.affine_(start.points))
+        self.kernel_ = _flow_kernel(self.kernel, start)
+        guess = None if momentum is None else np.asarray(momentum, dtype=np.float64)
+        if start.cells is None:
+            self._match(start, goal, guess)
+        else:
+            self._descend(start, goal, guess)
+        return self
+
+    def _match(self, start: Shape, goal: Shape, guess: Floats | None) -> None:
+        X, Y = start.points, goal.points
+        self.control_points_ = X
+        tol = 1e-8 if self.tol is None else self.tol
+        scheme = self._scheme()
+        found = match(
+            self.kernel_, X, Y, self.nu, self.depth, scheme, momentum=_shaped(guess, X), tol=tol
+        )
+        self._keep(start, Distance(Y), found)
+
+    def _descend(self, start: Shape, goal: Shape, guess: Floats | None) -> None:
+        points = start.points.astype(self.dtype)
+        control = self._controls(start).astype(self.dtype)
+        itself = control.shape == points.shape and np.array_equal(control, points)
+        kernel = _attachment_kernel(self.attachment_kernel, goal)
+        loss = Attachment.between(start, goal, self.attachment, kernel, self.dtype)
+        problem = Problem(
+            self.kernel_, control, None if itself else points, loss,
+            np.asarray(self.nu, self.dtype), self.depth, self._scheme(),
+        )  # fmt: skip
+        tol = 1e-5 if self.tol is None else self.tol
+        guess = _shaped(guess, control)
+        found = descend(problem, momentum=guess, max_iter=self.max_iter, tol=tol)
+        self.control_points_ = control.astype(np.float64)
+        self._keep(start, loss, found)
+
+    def _keep(self, start: Shape, loss: Any, found: Any) -> None:
+        """Store what was found."""
+        self.momentum_, self.gap_ = found.momentum, found.gap
+        self.n_iter_, self.result_ = max(found.iterations, 1), found.result
+        path = self._path()
+        energies = np.asarray(path.energies)
+        self.distance_ = float(np.sqrt(2 * energies[0]))
+        self.energy_drift_ = float(np.ptp(energies) / energies[0]) if energies[0] else 0.0
+        moved = self._forward(path, start.points)
+        before, after = (float(_loss(loss, x)) for x in (start.points, moved))
+        self.residual_ = max(after, 0.0) / before if before else 0.0
+        if not np.isfinite(moved).all():
+            self.result_ = Result.not_finite
+        elif self.energy_drift_ > LARGEST_DRIFT:
+            self.result_ = Result.max_steps
+        self.converged_ = self.result_ is Result.converged
+        self.warped_source_ = start.moved(moved)
+        self.source_ = start
+
+    # ------------------------------------------------------------ use
+
+    @scoped
+    def transform_points(self, X: Any) -> Floats:
+        """Push points forward: from the space of the source to that of the target.
+
+        Parameters
+        ----------
+        X : array, shape (m, d)
+
+        Returns
+        -------
+        ndarray, shape (m, d)
+        """
+        return self._forward(self._path(), self.affine_(self._points(X)))
+
+    @scoped
+    def inverse(self, Y: Any) -> Floats:
+        """Push points backward: from the space of the target to that of the source.
+
+        Undoes `transform_points` to rounding, not only up to the time step.
+
+        Parameters
+        ----------
+        Y : array, shape (m, d)
+
+        Returns
+        -------
+        ndarray, shape (m, d)
+
+        Raises
+        ------
+        ArithmeticError
+            If a step of the flow cannot be undone.
+        """
+        Y = self._points(Y)
+        found = inverse_transport(Hamiltonian(self.kernel_), self._scheme(), self._path(), Y)
+        if found.outcome is not Result.converged:
+            failed = int(found.stats["layers_failed"])
+            raise ArithmeticError(
+                f"{failed} of {self.depth} steps could not be undone: raise depth, or nu."
+            )
+        return self.affine_.inverse()(np.asarray(found.value))
+
+    @scoped
+    def jacobian_determinant(self, X: Any) -> Floats:
+        """Return by how much the push-forward stretches volume at points of the source's space.
+
+        Positive everywhere, unless the time steps are too long for the flow.
+
+        Parameters
+        ----------
+        X : array, shape (m, d)
+
+        Returns
+        -------
+        ndarray, shape (m,)
+        """
+        start = self.affine_(self._points(X))
+        ham, scheme = Hamiltonian(self.kernel_), self._scheme()
+        slopes = np.asarray(_slopes(ham, scheme, self._path(), start))
+        return np.linalg.det(slopes) * np.linalg.det(self.affine_.matrix)
+
+    def displacement_field(self, *axes: Any) -> Floats:
+        """Return where the push-forward takes each node of a grid, minus the node.
+
+        Parameters
+        ----------
+        *axes : arrays, shapes (n_1,), ..., (n_d,)
+            Coordinates of the nodes along each axis.
+
+        Returns
+        -------
+        ndarray, shape (n_1, ..., n_d, d)
+        """
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float64)
+        rows = grid.reshape(-1, grid.shape[-1])
+        return (self.transform_points(rows) - rows).reshape(grid.shape)
+
+    @scoped
+    def geodesic(self, t: float) -> Floats:
+        """Return the points of the source at time t: at 0 after the affine map, at 1 at the target.
+
+        Other times extrapolate.
+
+        Returns
+        -------
+        ndarray, shape (n, d)
+        """
+        return self._forward(self._path(float(t)), self._fitted().source_.points)
+
+    @scoped
+    def trajectories(self, X: Any) -> Floats:
+        """Return points pushed forward step by step, shape (depth + 1, m, d), for pictures."""
+        start = self.affine_(self._points(X))
+        ham = Hamiltonian(self.kernel_)
+        return np.asarray(transport_path(ham, self._scheme(), self._path(), start))
+
+    # ------------------------------------------------------------ inside
+
+    def _check(self, start: Shape) -> None:
+        if not (isinstance(self.nu, numbers.Real) and np.isfinite(self.nu) and self.nu >= 0):
+            raise ValueError(f"nu must be a finite number >= 0, got {self.nu!r}.")
+        if not (isinstance(self.depth, numbers.Integral) and self.depth >= 1):
+            raise ValueError(f"depth must be a number of time steps >= 1, got {self.depth!r}.")
+        if self.dtype not in ("float64", "float32"):
+            raise ValueError(f"dtype must be float64 or float32, got {self.dtype!r}.")
+        self._scheme()
+        if start.cells is None:
+            if self.control_points is not None:
+                raise ValueError(
+                    "control_points: the momentum of landmarks sits on the landmarks; leave it out."
+                )
+            return
+        if self.nu == 0:
+            raise ValueError("nu=0 matches landmarks exactly; a curve or surface needs nu > 0.")
+        if self.align is not None:
+            raise ValueError(
+                "align needs points that correspond: align some landmarks of the two shapes with "
+                "ideareg.registration.align, and move the source by the map before fit."
+            )
+
+    def _controls(self, start: Shape) -> Floats:
+        X, wanted = start.points, self.control_points
+        if wanted is None or isinstance(wanted, numbers.Integral):
+            count = CONTROL_POINTS if wanted is None else int(wanted)
+            if count < 1:
+                raise ValueError(f"control_points must be at least 1, got {count}.")
+            return X if len(X) <= count else centres(X, np.ones(len(X)), count, seed=0)
+        control = Shape.of(wanted, name="control_points").points
+        if control.shape[1] != start.dimension:
+            raise ValueError(
+                f"control_points have {control.shape[1]} coordinates, the shapes {start.dimension}."
+            )
+        return control
+
+    def _fitted(self) -> Registration:
+        check_is_fitted(self, "momentum_")
+        return self
+
+    def _scheme(self) -> AbstractIntegrator:
+        return get_integrator(self.integrator)
+
+    def _points(self, X: Any) -> Floats:
+        points = Shape.of(X, name="points").points
+        expected = self._fitted().control_points_.shape[1]
+        if points.shape[1] != expected:
+            raise ValueError(f"points have {points.shape[1]} coordinates, the fit had {expected}.")
+        return points
+
+    def _path(self, horizon: float = 1.0) -> Trajectory:
+        state = State(self._fitted().control_points_, self.momentum_)
+        return shoot(Hamiltonian(self.kernel_), state, self.depth, self._scheme(), horizon)
+
+    def _forward(self, path: Trajectory, X: Floats) -> Floats:
+        return np.asarray(transport(Hamiltonian(self.kernel_), self._scheme(), path, X))
+
+
+@eqx.filter_jit
+def _loss(loss: Any, q: Any) -> Any:
+    return loss(q)
+
+
+@eqx.filter_jit
+def _slopes(ham: Hamiltonian, scheme: AbstractIntegrator, path: Trajectory, X: Any) -> Any:
+    """Return the derivative of the flow at each point, shape (m, d, d)."""
+    X = jnp.asarray(X)
+
+    def column(direction: Any) -> Any:
+        # Points do not act on each other, so one derivative serves all.
+        toward = jnp.broadcast_to(direction, X.shape)
+        return jax.jvp(lambda x: transport(ham, scheme, path, x), (X,), (toward,))[1]
+
+    return jnp.moveaxis(jax.lax.map(column, jnp.eye(X.shape[1])), 0, -1)
+
+
+def _shaped(guess: Floats | None, control: Floats) -> Floats | None:
+    if guess is not None and guess.shape != control.shape:
+        raise ValueError(f"momentum has the shape {guess.shape}, expected {control.shape}.")
+    return guess
+
+
+def _flow_kernel(kernel: Any, start: Shape) -> Kernel:
+    """Return Γ from what the user may give."""
+    if kernel is None:
+        if start.radius == 0:
+            raise ValueError("kernel: all points of the source coincide; give a length.")
+        return Matern52(start.radius)
+    if isinstance(kernel, numbers.Real):
+        return Matern52(float(kernel))
+    if isinstance(kernel, Sequence | np.ndarray):
+        lengths = [float(length) for length in kernel]
+        if not lengths:
+            raise ValueError("kernel: give at least one length.")
+        parts = [(1 / len(lengths)) * Matern52(length) for length in lengths]
+        return sum(parts[1:], start=parts[0])
+    return as_kernel(kernel)
+
+
+def _attachment_kernel(kernel: Any, goal: Shape) -> AbstractKernel:
+    if kernel is None or isinstance(kernel, numbers.Real):
+        return Gaussian(ATTACHMENT_SHARE * goal.radius if kernel is None else float(kernel))
+    scalar = as_kernel(kernel)
+    if not isinstance(scalar, AbstractKernel):
+        raise TypeError("attachment_kernel must be a scalar kernel or a length.")
+    return scalar
