@@ -2,7 +2,17 @@
 
 from ideareg.registration.affine import Affine, align
 from ideareg.registration.attachments import Attachment
+from ideareg.registration.distances import Pairs, pairwise, procrustes
 from ideareg.registration.registration import Registration
 from ideareg.registration.shapes import Shape
 
-__all__ = ["Affine", "Attachment", "Registration", "Shape", "align"]
+__all__ = [
+    "Affine",
+    "Attachment",
+    "Pairs",
+    "Registration",
+    "Shape",
+    "align",
+    "pairwise",
+    "procrustes",
+]

@@ -2,8 +2,8 @@ r"""Registration of shapes without correspondence: a descent on the initial mome
 
 .. math:: \min_{p_0}\ \frac\nu2p_0^T\Gamma(c,c)p_0 + \ell(\varphi(X,1))
 
-over the momentum of control points c, as p₀ = C⁻ᵀz with CCᵀ = Γ(c, c), so that the action is ½ν|z|².
-The points X of the shape ride along.
+over the momentum of control points c, as p₀ = C⁻ᵀz with CCᵀ = Γ(c, c), so that the action is
+½ν|z|². The points X of the shape ride along.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ r"""The object that people meet: fit a flow between two shapes, then move anythi
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -78,8 +79,8 @@ class Registration(BaseEstimator):
         Bound on the iterations of the descent for curves and surfaces.
     tol : float or None
         For landmarks, the largest gap in the boundary condition, relative to the target's extent
-        or the largest displacement (None: 1e-8); otherwise the fall of the objective, relative to its start, at
-        which the descent ends (None: 1e-5).
+        or the largest displacement (None: 1e-8); otherwise the fall of the objective, relative to
+        its start, at which the descent ends (None: 1e-5).
     dtype : {"float64", "float32"}
         Of the computation for curves and surfaces; float32 is for large ones.
 
@@ -329,9 +330,11 @@ class Registration(BaseEstimator):
     # ------------------------------------------------------------ inside
 
     def _check(self, start: Shape) -> None:
-        if not (isinstance(self.nu, numbers.Real) and np.isfinite(self.nu) and self.nu >= 0):
+        nu: Any = self.nu
+        depth: Any = self.depth
+        if not (isinstance(nu, numbers.Real) and 0 <= float(nu) < math.inf):
             raise ValueError(f"nu must be a finite number >= 0, got {self.nu!r}.")
-        if not (isinstance(self.depth, numbers.Integral) and self.depth >= 1):
+        if not (isinstance(depth, int | np.integer) and depth >= 1):
             raise ValueError(f"depth must be a number of time steps >= 1, got {self.depth!r}.")
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f"dtype must be float64 or float32, got {self.dtype!r}.")

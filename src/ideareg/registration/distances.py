@@ -1,0 +1,148 @@
+"""Distances between all pairs of many landmark shapes, each by a geodesic of its own."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from ideareg._types import Result
+from ideareg.estimators._base import numerics
+from ideareg.hamiltonian import Hamiltonian, State
+from ideareg.integrators import get_integrator
+from ideareg.kernels import Kernel, as_kernel
+from ideareg.registration.affine import align
+from ideareg.registration.landmarks import match
+from ideareg.registration.shapes import Shape
+from ideareg.shooting import shoot
+
+Floats = NDArray[np.float64]
+
+PROCRUSTES_ROUNDS = 100
+PROCRUSTES_TOLERANCE = 1e-12
+
+
+class Pairs(NamedTuple):
+    """All geodesics among m shapes of n landmarks.
+
+    Attributes
+    ----------
+    distance : ndarray, shape (m, m)
+        Lengths of the geodesics; symmetric.
+    momentum : ndarray, shape (m, m, n, d)
+        ``momentum[i, j]`` pushes shape i forward to shape j.
+    residual : ndarray, shape (m, m)
+        Root mean square distance from j of i pushed forward, in the units of the points.
+    converged : ndarray of bool, shape (m, m)
+    """
+
+    distance: Floats
+    momentum: Floats
+    residual: Floats
+    converged: NDArray[np.bool_]
+
+
+def _checked(shapes: Any) -> Floats:
+    stack = np.asarray(shapes, dtype=np.float64)
+    if stack.ndim != 3:
+        raise ValueError(
+            f"shapes need one array of shape (m, n, d): m shapes of n landmarks, got {stack.shape}."
+        )
+    for i, points in enumerate(stack):
+        Shape.of(points, name=f"shapes[{i}]")
+    return stack
+
+
+def procrustes(shapes: Any) -> Floats:
+    """Turn and move shapes onto their mean, which is found on the way; none is scaled.
+
+    Parameters
+    ----------
+    shapes : array, shape (m, n, d)
+
+    Returns
+    -------
+    ndarray, shape (m, n, d)
+
+    Examples
+    --------
+    >>> one = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    >>> both = procrustes([one, one @ [[0.0, 1.0], [-1.0, 0.0]] + 5])
+    >>> bool(np.allclose(both[0], both[1]))
+    True
+    """
+    stack = _checked(shapes)
+    mean = stack[0] - stack[0].mean(axis=0)
+    for _ in range(PROCRUSTES_ROUNDS):
+        stack = np.stack([align(points, mean, "rigid")(points) for points in stack])
+        before, mean = mean, stack.mean(axis=0)
+        if np.abs(mean - before).max() <= PROCRUSTES_TOLERANCE * np.abs(mean).max():
+            break
+    return stack
+
+
+def pairwise(
+    shapes: Any,
+    kernel: Kernel,
+    *,
+    depth: int = 10,
+    integrator: str = "rk4",
+    tol: float = 1e-8,
+    n_jobs: int | None = None,
+) -> Pairs:
+    """Return the geodesics among all pairs of shapes, matched exactly.
+
+    Each is found once: run backwards it is that of the pair the other way round. All share one
+    compiled function.
+
+    Parameters
+    ----------
+    shapes : array, shape (m, n, d)
+        As they are: see `procrustes` to turn them to each other first.
+    kernel : kernel
+        Γ.
+    depth, integrator, tol
+        As in `Registration`.
+    n_jobs : int, optional
+        Threads, as in joblib.
+
+    Returns
+    -------
+    Pairs
+
+    Raises
+    ------
+    ValueError
+        If the shapes are not m arrays of one shape (n, d), without NaN.
+
+    Examples
+    --------
+    >>> from ideareg.kernels import Laplacian
+    >>> found = pairwise([[[-1.0], [1.0]], [[-0.4], [0.4]]], Laplacian(), depth=40)
+    >>> round(float(found.distance[0, 1]) ** 2 / 2, 6)
+    0.493337
+    """
+    stack, scheme = _checked(shapes), get_integrator(integrator)
+    ham, m = Hamiltonian(as_kernel(kernel)), len(stack)
+    momentum = np.zeros((m, *stack.shape))
+    distance, residual = np.zeros((m, m)), np.zeros((m, m))
+    converged = np.ones((m, m), dtype=bool)
+
+    def one(i: int, j: int) -> None:
+        with numerics():  # a thread has settings of its own
+            geodesic = match(ham.kernel, stack[i], stack[j], 0.0, depth, scheme, tol=tol)
+            there = shoot(ham, State(stack[i], geodesic.momentum), depth, scheme)
+            back = shoot(ham, State(stack[j], -np.asarray(there.p[-1])), depth, scheme)
+        for a, b, path in ((i, j, there), (j, i, back)):
+            momentum[a, b] = path.p[0]
+            gap = np.asarray(path.q[-1]) - stack[b]
+            residual[a, b] = np.sqrt((gap**2).sum(axis=1).mean())
+            distance[a, b] = np.sqrt(2 * float(there.energies[0]))
+            converged[a, b] = geodesic.result is Result.converged
+
+    pairs = combinations(range(m), 2)
+    Parallel(n_jobs=n_jobs, prefer="threads")(delayed(one)(*pair) for pair in pairs)
+    return Pairs(distance, momentum, residual, converged)
