@@ -59,6 +59,7 @@ ORDER = [
     "limit",
     "formation",
     "forming",
+    "meanfield",
     "resnet",
     "audit",
     "persistence",

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ideareg import claims, cli
-from ideareg.claims import equivariance, flows, formations, learning
+from ideareg.claims import equivariance, flows, formations, learning, registration
 from ideareg.claims.claim import row
 
 QUICK = (
@@ -22,6 +22,7 @@ QUICK = (
     equivariance.augmentation,
     equivariance.convolutions,
     formations.jump_conditions,
+    registration.camassa_holm,
 )
 SLOW = tuple(group for group in claims.CLAIMS if group not in QUICK)
 

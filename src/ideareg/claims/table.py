@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ideareg import page
-from ideareg.claims import equivariance, flows, formations, layers, learning
+from ideareg.claims import equivariance, flows, formations, layers, learning, registration
 from ideareg.claims.claim import Claim
 
 Group = Callable[[], Iterator[Claim]]
@@ -34,6 +34,9 @@ CLAIMS: tuple[Group, ...] = (
     equivariance.augmentation,
     equivariance.convolutions,
     formations.jump_conditions,
+    registration.landmarks,
+    registration.mean_field,
+    registration.camassa_holm,
 )
 
 
