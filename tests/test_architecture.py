@@ -72,6 +72,7 @@ ORDER = [
     "plotting.fits",
     "plotting.networks",
     "plotting.reliability",
+    "plotting.registration",
     "plotting",
     "page",
     "claims",

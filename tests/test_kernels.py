@@ -278,3 +278,14 @@ def test_functions_are_kernels():
 def test_errors_say_what_to_do(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.parametrize("kernel", [ik.Matern12, ik.Matern32, ik.Matern52])
+@pytest.mark.parametrize("n", [2, 16])
+def test_compiled_diagonal_is_one_for_any_length(kernel, n):
+    """Fused code may see rounding where points coincide: the value must not jump there."""
+    X = np.random.default_rng(0).normal(size=(n, 2))
+    with jax.enable_x64(True):
+        k = kernel(1.2345678)
+        G = jax.jit(lambda X: (lambda G: (G + G.T) / 2)(k.gram(X)))(X)
+    np.testing.assert_allclose(np.diagonal(G), 1, atol=1e-12)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ideareg.leastaction import LeastAction
     from ideareg.limit import depth_study
     from ideareg.persistence import ModelFileError, load
+    from ideareg.registration import Registration
     from ideareg.shooting import Trajectory, inverse_transport, shoot, transport
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "LeastAction",
     "Map",
     "ModelFileError",
+    "Registration",
     "State",
     "Trajectory",
     "Warp",
@@ -59,6 +61,7 @@ _HOMES = {
     "LeastAction": "leastaction",
     "Map": "formation",
     "ModelFileError": "persistence",
+    "Registration": "registration",
     "State": "hamiltonian",
     "Trajectory": "shooting",
     "Warp": "blocks",

@@ -29,10 +29,19 @@ def rescale(owner: object, X: Array, length_scale: Array) -> Array:
     return X / jnp.asarray(length_scale, X.dtype)
 
 
+@jax.custom_jvp
 def root(s2: Array) -> Array:
     """Return the square root, with derivative 0 (not infinity) at 0."""
-    positive = s2 > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, s2, 1.0)), 0.0)
+    # No branch on s2 > 0 here: compiled code may compute s2 twice, once as 0 and once as its
+    # rounding error, and would then take the branch of one with the value of the other.
+    return jnp.sqrt(s2)
+
+
+@root.defjvp
+def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    s = root(*primals)
+    positive = s > 0
+    return s, tangents[0] * jnp.where(positive, 0.5 / jnp.where(positive, s, 1.0), 0.0)
 
 
 def magnitude(x: Array) -> Array:

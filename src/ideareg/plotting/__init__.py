@@ -12,6 +12,12 @@ from ideareg.plotting.fits import (
     warped_space,
 )
 from ideareg.plotting.networks import audit, depth_study, prior_draws, prior_flow
+from ideareg.plotting.registration import (
+    before_after,
+    deformed_grid,
+    jacobian_map,
+    trajectories,
+)
 from ideareg.plotting.reliability import (
     interval_reliability,
     pit_histogram,
@@ -28,11 +34,14 @@ __all__ = [
     "SERIES",
     "as_svg",
     "audit",
+    "before_after",
     "calibration",
+    "deformed_grid",
     "depth_study",
     "energy",
     "history",
     "interval_reliability",
+    "jacobian_map",
     "most_moved",
     "moving",
     "nugget_path",
@@ -42,5 +51,6 @@ __all__ = [
     "prior_draws",
     "prior_flow",
     "reliability_of_classes",
+    "trajectories",
     "warped_space",
 ]
