@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     curves = Registration(nu=1e-3, depth=6).fit(outline, goal)
     print(f"curves: {curves.residual_:.2%} of the mismatch left, distance {curves.distance_:.4f}")
 
-    figure = Figure(figsize=(13, 8), layout="constrained")
+    figure = Figure(figsize=(14, 7), layout="constrained")
     for row, (fit, at) in zip(
         figure.subplots(2, 4), ((points, target), (curves, goal)), strict=True
     ):

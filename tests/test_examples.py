@@ -90,3 +90,11 @@ def test_laplace_beside_the_sampler(tmp_path, capsys):
         r"mcycle: Laplace over NUTS [\d.]+ on average, off by", capsys.readouterr().out
     )
     assert (tmp_path / "laplace.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_landmarks(tmp_path, capsys):
+    load("plot_landmarks").main(["--landmarks", "8", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "converged: True" in said and "of the mismatch left" in said
+    assert (tmp_path / "landmarks.png").stat().st_size > 10_000

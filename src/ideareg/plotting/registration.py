@@ -32,7 +32,11 @@ def _draw(
 def _finish(ax: Axes, title: str, dims: tuple[int, int]) -> Axes:
     ax.set_aspect("equal")
     x, y = (f"coordinate {k + 1}" for k in dims)
-    return dress(ax, title, x, y, grid=None)
+    dress(ax, title, x, y, grid=None)
+    # Below, where neither the title nor the shapes are.
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3}
+    ax.legend(frameon=False, fontsize=8, labelcolor=INK, **below)
+    return ax
 
 
 def _plane(fit: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +167,7 @@ def jacobian_map(fit: Any, ax: Axes | None = None) -> Axes:
     start = fit.affine_.inverse()(fit.source_.points)
     _draw(ax, start, fit.source_.cells, (0, 1), INK, "source")
     if ax.figure is not None:
-        bar = ax.figure.colorbar(image, ax=ax, shrink=0.8)
+        bar = ax.figure.colorbar(image, ax=ax, shrink=0.55)
         bar.set_label("doublings of area", fontsize=9, color=INK)
         bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
         bar.outline.set_visible(False)
