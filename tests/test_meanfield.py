@@ -84,7 +84,7 @@ def test_rates_of_quadrature_and_of_samples():
     rng, spread = np.random.default_rng(0), []
     for n in sizes:
         draws = []
-        for _ in range(60):
+        for _ in range(40):
             x = rng.uniform(size=(n, 1))
             draws.append(flow(particles(x, density(x), np.full(n, 1 / n))) - limit)
         spread.append(np.sqrt(np.mean(np.square(draws))))

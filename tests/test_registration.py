@@ -1,5 +1,6 @@
 """Registration of landmarks against closed forms, and what a fitted map can do."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -25,7 +26,7 @@ def exact():
     ("kernel", "a", "b", "action"),
     [
         (ik.Laplacian(), 1.0, 0.4, 0.493336504225),
-        (ik.Gaussian(), 1.0, 0.4, 0.641787254522),
+        pytest.param(ik.Gaussian(), 1.0, 0.4, 0.641787254522, marks=pytest.mark.slow),
         # Nearly a collision, at finite cost: (arcosh e^a - arcosh e^b)^2.
         (ik.Laplacian(), 1.0, 0.2, (np.arccosh(np.e) - np.arccosh(np.exp(0.2))) ** 2),
     ],
@@ -50,11 +51,10 @@ def test_head_on_peakons_show_the_order_of_the_integrator():
     """q = ± log cosh τ and p = ∓ coth τ with τ = t* - t, from τ = 1.5 to 0.5."""
     ends = [np.log(np.cosh(tau)) * np.array([[-1.0], [1.0]]) for tau in (1.5, 0.5)]
     errors = []
-    for depth in (10, 20, 40):
+    for depth in (10, 20):
         fit = Registration(ik.Laplacian(), nu=0.0, depth=depth).fit(*ends)
         errors.append(abs(fit.momentum_[0, 0] - 1 / np.tanh(1.5)))
-    orders = np.log2(np.divide(errors[:-1], errors[1:]))
-    np.testing.assert_allclose(orders, 4.0, atol=0.3)
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.3)
 
 
 def test_constant_kernel_moves_everything_rigidly():
@@ -83,7 +83,8 @@ def test_conserved_momenta_and_turned_problems(exact):
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
     turned = clone(exact).fit(X @ turn.T + 1, Y @ turn.T + 1)
     np.testing.assert_allclose(turned.momentum_, exact.momentum_ @ turn.T, atol=1e-8)
-    path = exact._path()
+    with jax.enable_x64(True):
+        path = exact._path()
     p, q = np.asarray(path.p), np.asarray(path.q)
     np.testing.assert_allclose(p.sum(1), p[:1].sum(1).repeat(21, 0), atol=1e-10)
     spin = (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]).sum(1)
@@ -141,14 +142,20 @@ def test_affine_maps_come_first_and_are_undone(kind):
     np.testing.assert_allclose(fit.jacobian_determinant(Y), np.linalg.det(matrix), rtol=1e-7)
 
 
-def test_space_multiscale_and_operator_kernels_match_exactly():
-    source = RNG.normal(size=(5, 3))
-    target = source + 0.3 * RNG.normal(size=(5, 3))
-    coupled = ik.Separable(ik.Matern52(), np.diag([1.0, 2.0, 1.0]))
-    for kernel in ([2.0, 0.5], coupled):
-        fit = Registration(kernel, nu=0.0).fit(source, target)
-        assert fit.converged_
-        np.testing.assert_allclose(fit.transform_points(source), target, atol=1e-7)
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        [2.0, 0.5],
+        pytest.param(ik.Separable(ik.Matern52(), np.diag([1.0, 2, 1])), marks=pytest.mark.slow),
+    ],
+    ids=["multiscale", "operator"],
+)
+def test_other_kernels_match_exactly_in_space(kernel):
+    source = RNG.normal(size=(4, 3))
+    target = source + 0.3 * RNG.normal(size=(4, 3))
+    fit = Registration(kernel, nu=0.0, depth=5).fit(source, target)
+    assert fit.converged_
+    np.testing.assert_allclose(fit.transform_points(source), target, atol=1e-7)
 
 
 def test_nothing_to_do_and_no_fit():

@@ -94,7 +94,7 @@ def test_tiles_change_nothing(monkeypatch):
 # ------------------------------------------------------------------ fits
 
 
-@pytest.mark.parametrize("name", ["varifold", "current"])
+@pytest.mark.parametrize("name", ["varifold", pytest.param("current", marks=pytest.mark.slow)])
 def test_closed_curves_of_different_number_of_points(name):
     source, target = circle(40), circle(56, (1.3, 0.8))
     fit = Registration(nu=1e-3, attachment=name, depth=4).fit(source, target)
@@ -115,10 +115,10 @@ def test_open_curves_and_given_control_points():
     np.testing.assert_allclose(middle, [[0.5, 0.075]], atol=0.01)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
 def test_surfaces(dtype):
     source, target = sphere(2), sphere(2, (1.0, 1.0, 1.4))
-    settings = {"control_points": 20, "depth": 3, "dtype": dtype, "attachment_kernel": 0.5}
+    settings = {"control_points": 20, "depth": 2, "dtype": dtype, "attachment_kernel": 0.5}
     fit = Registration(nu=1e-3, **settings).fit(source, target)
     assert fit.residual_ < 0.02 and len(fit.momentum_) == 20
     np.testing.assert_allclose(fit.warped_source_.points[[2, 5], 2], [1.4, -1.4], atol=0.1)
