@@ -34,7 +34,7 @@ def _finish(ax: Axes, title: str, dims: tuple[int, int]) -> Axes:
     x, y = (f"coordinate {k + 1}" for k in dims)
     dress(ax, title, x, y, grid=None)
     # Below, where neither the title nor the shapes are.
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 3}
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 3}
     ax.legend(frameon=False, fontsize=8, labelcolor=INK, **below)
     return ax
 
