@@ -168,7 +168,7 @@ def test_standard_deviation_is_the_diagonal_of_the_covariance(model):
 
 
 def test_one_of_deviation_and_covariance(exact):
-    with pytest.raises(ValueError, match="at most one of return_std and return_cov"):
+    with pytest.raises(ValueError, match="at most one of return_std, return_cov and return_bound"):
         exact.predict(AT, return_std=True, return_cov=True)
 
 
