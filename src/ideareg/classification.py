@@ -38,7 +38,6 @@ from ideareg.pointwise import AbstractPointwise, SquaredHinge
 from ideareg.primal import CONSTANT, Features, Fit, easy_root, features, ridge_path
 from ideareg.readout import Batch, Posterior, PrimalHead
 from ideareg.recipe import (
-    FOLDED_ROWS,
     HELD_OUT,
     LEAST_SHARE,
     Assembler,
@@ -63,6 +62,9 @@ Floats = NDArray[np.float64]
 # Lengths to try, in units of the root of the number of columns, and ridges, falling.
 LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)
 RIDGES = tuple(float(10**e) for e in np.linspace(1, -4, 8))
+# Of more rows than this one tenth is held out, without folds. A label says less than a number does,
+# so they are twice as many as in regression.
+FOLDED_ROWS = 4000
 # Centres of the head during a descent, in the selection, and in the end, at most.
 DESCENT_CENTRES, SELECTION_CENTRES, MOST_CENTRES = 256, 512, 4096
 # Machines of the squared hinge use all rows up to here; their Gram matrix then takes 2 GiB.

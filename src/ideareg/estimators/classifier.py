@@ -91,7 +91,7 @@ class WarpingClassifier(
     power : bool, default=False
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
     n_warps, n_folds, selection_rows : int, default=3, 5, 5000
-        As for `WarpingRegressor`.
+        As for `WarpingRegressor`, with folds up to 4000 rows.
     max_iter : int, default=60
         Iterations of each descent; stopping early is part of the regularisation.
     tol, warm_start, callback, random_state, verbose
