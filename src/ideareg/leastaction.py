@@ -30,16 +30,17 @@ from ideareg.shooting import Trajectory, shoot
 
 Floats = NDArray[np.float64]
 
-# Up to this many unknowns second derivatives are formed.
+# Up to this many unknowns the derivative of the boundary condition is formed.
 LARGEST_DENSE = 400
-# Beyond, L-BFGS: the pairs that it remembers, and its iterations between two attempts to solve
-# the boundary condition, which Newton's method does in five steps once it is near.
+# L-BFGS: the pairs that it remembers, and its iterations between two attempts to solve the
+# boundary condition, which Newton's method does in five steps once it is near.
 MEMORY = 20
 ROUND = 60
 # A root worse than the descent by more than this fraction is another critical point.
 SAME_VALUE = 1e-9
-# A curvature this much smaller than the largest is that of a flat direction.
-FLAT = 1e-8
+# A curvature this much smaller than the largest is that of a flat direction, or the error of time
+# steps that are symplectic only in the limit.
+FLAT = 1e-6
 
 
 class Distance(eqx.Module):
@@ -225,22 +226,21 @@ _shoot = eqx.filter_jit(_shot)
 
 
 @eqx.filter_jit
-def _gap_jacobian(
+def _slopes(
     problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator
-) -> Array:
-    return _derivative(lambda p: _shot(problem, p, depth, integrator).gap, p)
+) -> tuple[Array, Array]:
+    """Return the derivatives of the last points and of the boundary gap by p."""
 
+    def ends(p: Array) -> Array:
+        shot = _shot(problem, p, depth, integrator)
+        return jnp.concatenate([shot.trajectory.q[-1].ravel(), shot.gap.ravel()])
 
-@eqx.filter_jit
-def _hessian(problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator) -> Array:
-    def value(p: Array) -> Scalar:
-        return problem.value(problem.trajectory(p, depth, integrator), integrator)
-
-    return _derivative(jax.grad(value), p)
+    both = _derivative(ends, p)
+    return both[: p.size], both[p.size :]
 
 
 def _derivative(f: Callable[[Array], Array], p: Any) -> Array:
-    """Return the square matrix of df/dp, column by column: batched solves can stall on a CPU."""
+    """Return the matrix of df/dp, column by column: batched solves can stall on a CPU."""
     p = jnp.asarray(p)
     basis = jnp.eye(p.size, dtype=p.dtype).reshape(-1, *p.shape)
     columns = jax.lax.map(lambda v: jax.jvp(f, (p,), (v,))[1].ravel(), basis)
@@ -258,10 +258,9 @@ def solve(
 ) -> Optimum:
     r"""Find the least action by shooting.
 
-    A descent on the objective (Newton's in a trust region; L-BFGS beyond some hundred unknowns)
-    leads near a minimum; Newton's method on the boundary condition
-    :math:`\nu p = -\partial_q\ell` finishes. The condition stays well posed where Γ(X, X) is
-    singular (more points than features) and the objective has flat directions.
+    A descent on the objective (L-BFGS) leads near a minimum; Newton's method on the boundary
+    condition :math:`\nu p = -\partial_q\ell` finishes. The condition stays well posed where
+    Γ(X, X) is singular (more points than features) and the objective has flat directions.
 
     Parameters
     ----------
@@ -314,15 +313,17 @@ def _is_minimum(
 ) -> bool:
     """Whether the boundary condition holds at p and no direction leads down from there.
 
-    The latter is taken for granted where second derivatives would be too many.
+    By dA = p·dq at the end of a flow, the gradient of the objective is (dq/dp)ᵀ times the boundary
+    gap, and so its second derivative where the gap is zero is (dq/dp)ᵀ times that of the gap.
+    Downward directions are not looked for where the derivatives would be too many.
     """
     size = max(float(problem.nu) * float(jnp.abs(shot.trajectory.p).max()), 1.0)
     if not (bool(shot.trajectory.converged) and float(jnp.abs(shot.gap).max()) <= tol * size):
         return False
     if p.size > LARGEST_DENSE:
         return True
-    depth = len(shot.trajectory.q) - 1
-    H = np.asarray(_hessian(problem, p, depth, integrator)).reshape(p.size, p.size)
+    points, gap = _slopes(problem, p, len(shot.trajectory.q) - 1, integrator)
+    H = np.asarray(points.T @ gap)
     if not np.isfinite(H).all():
         return False
     curvatures = np.linalg.eigvalsh(0.5 * (H + H.T))
@@ -350,17 +351,8 @@ def _descend(
         worst = max(worst, abs(float(value)))
         return float(value), np.asarray(gradient, dtype=np.float64).ravel()
 
-    def curvature(flat: Floats) -> Floats:
-        H = np.asarray(_hessian(problem, flat.reshape(p.shape), depth, integrator))
-        return np.nan_to_num(H.reshape(p.size, p.size))
-
-    if p.size <= LARGEST_DENSE:
-        options: dict[str, Any] = {"maxiter": most, "gtol": 1e-9}
-        extra: dict[str, Any] = {"method": "trust-exact", "hess": curvature}
-    else:
-        options = {"maxiter": min(ROUND, most), "maxcor": MEMORY, "ftol": 0.0, "gtol": 1e-12}
-        extra = {"method": "L-BFGS-B"}
-    outcome = minimize(evaluate, p.ravel(), jac=True, options=options, **extra)
+    options = {"maxiter": min(ROUND, most), "maxcor": MEMORY, "ftol": 0.0, "gtol": 1e-12}
+    outcome = minimize(evaluate, p.ravel(), jac=True, method="L-BFGS-B", options=options)
     return outcome.x.reshape(p.shape), float(outcome.fun), max(int(outcome.nit), 1)
 
 
@@ -374,8 +366,7 @@ def _newton(
         return np.nan_to_num(np.asarray(found).ravel(), nan=1e6)
 
     def jacobian(flat: Floats) -> Floats:
-        J = np.asarray(_gap_jacobian(problem, flat.reshape(p.shape), depth, integrator))
-        return np.nan_to_num(J.reshape(p.size, p.size))
+        return np.nan_to_num(_slopes(problem, flat.reshape(p.shape), depth, integrator)[1])
 
     if p.size <= LARGEST_DENSE:
         outcome = root(gap, p.ravel(), jac=jacobian, method="hybr", tol=1e-14)
