@@ -22,7 +22,7 @@ from sklearn.gaussian_process.kernels import Matern
 from sklearn.kernel_ridge import KernelRidge
 
 import ideareg
-from ideareg import WarpingRegressor
+from ideareg import WarpingRegressor, recipe
 from ideareg import kernels as ik
 from ideareg.stack import in_chunks
 
@@ -507,6 +507,7 @@ def test_methods_need_a_fit():
         ({"n_warps": 0}, "n_warps must be an integer of at least 1, got 0"),
         ({"n_folds": 1}, "n_folds must be an integer of at least 2, got 1"),
         ({"selection_rows": 1}, "selection_rows must be an integer of at least 10, got 1"),
+        ({"training_rows": 9}, "training_rows must be an integer of at least 10, got 9"),
         ({"max_iter": True}, "max_iter must be an integer of at least 1, got True"),
         ({"tol": np.inf}, "tol must be a non-negative number, got inf"),
     ],
@@ -515,6 +516,24 @@ def test_methods_need_a_fit():
 def test_parameters_are_checked_by_name(changes, message):
     with pytest.raises((ValueError, TypeError), match=message):
         regressor(**changes).fit(X, Y1)
+
+
+def test_descents_see_the_training_rows_and_all_rows_condition_the_head(monkeypatch):
+    seen, descend = [], recipe.descend
+
+    def spy(problem, **options):
+        seen.append(float(np.sum(problem.rows.weight)))
+        return descend(problem, **options)
+
+    monkeypatch.setattr(recipe, "descend", spy)
+    few, all_rows = (regressor(training_rows=k, **SPARSE).fit(X, Y1) for k in (10, N))
+    assert seen == [10, N]
+    assert not np.allclose(few.predict(AT), all_rows.predict(AT))
+
+    # With nothing to learn the rows that a descent would see are no matter.
+    given = {"nu": np.inf, "learn_head": False, "head": "exact"}
+    few, all_rows = (regressor(training_rows=k, **given).fit(X, Y1) for k in (10, N))
+    np.testing.assert_array_equal(few.predict(AT), all_rows.predict(AT))
 
 
 def with_entry(A, value, dtype=float):

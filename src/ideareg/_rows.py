@@ -16,6 +16,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
+Index = NDArray[np.intp] | slice
 
 # Buckets up to the first size are powers of two, then also 1.5 times one, then steps of quarters.
 COARSEST_BUCKETS, COARSE_BUCKETS = 256, 1024
@@ -36,9 +37,16 @@ class Rows(NamedTuple):
     def __len__(self) -> int:
         return len(self.X)
 
-    def take(self, index: NDArray[np.intp]) -> Rows:
+    def take(self, index: Index) -> Rows:
         """Return the rows of ``index``."""
         return Rows(self.X[index], self.Y[index], self.weight[index])
+
+
+def draw(n: int, count: int, random: np.random.RandomState) -> Index:
+    """Return which of ``n`` rows to look at: at most ``count``, at random, in their order."""
+    if n <= count:
+        return slice(None)
+    return np.sort(random.choice(n, count, replace=False))
 
 
 def canonical(X: Floats, Y: Floats, weight: Floats) -> Rows:

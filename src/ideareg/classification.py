@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from ideareg._rows import Rows, bucket, pad
+from ideareg._rows import Index, Rows, bucket, draw, pad
 from ideareg._types import Result
 from ideareg.blocks import Warp
 from ideareg.labels import (
@@ -95,7 +95,7 @@ class Classes(NamedTuple):
     classes: int
     loss: AbstractPointwise
 
-    def take(self, index: NDArray[np.intp]) -> Classes:
+    def take(self, index: Index) -> Classes:
         """Return the rows of ``index``."""
         return self._replace(rows=self.rows.take(index), codes=self.codes[index])
 
@@ -410,17 +410,17 @@ def fit_classes(
         pool = [Candidate(w.nu, capacity) for w in start]
         weights, tuned = np.array([w.weight for w in start]), [w.tuned for w in start]
     else:
-        seen = data
-        if n > settings.selection_rows:
-            chosen = random.choice(n, settings.selection_rows, replace=False)
-            seen = data.take(np.sort(chosen))
-        shop = Workshop(seen, settings, seed, capacity)
-        selection, tuned = select(shop, pool, random, fit)
+        some = data.take(draw(n, settings.selection_rows, random))
+        selection, tuned = select(Workshop(some, settings, seed, capacity), pool, random, fit)
         weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
         if selection.interrupted is not None:
             weights = np.eye(len(pool))[0]
 
     shop = Workshop(data, settings, seed, capacity)
+    trainer = shop
+    if n > settings.training_rows and not settings.control_rows:
+        seen = data.take(draw(n, settings.training_rows, random))
+        trainer = Workshop(seen, settings, seed, capacity)
     warps: list[FittedWarp] = []
     result, iterations = Result.converged, 0
     if selection is not None and selection.interrupted is not None:
@@ -431,7 +431,7 @@ def fit_classes(
         descent = None
         model = shop.still(tuned[j].log_length)
         if np.isfinite(candidate.nu) and result is not Result.interrupted:
-            problem = shop.problem(candidate, tuned[j], shop.kept)
+            problem = trainer.problem(candidate, tuned[j], trainer.kept)
             if start is not None:
                 problem = problem._replace(model=start[j].model)
             descent = fit("fit", problem)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ideareg._rows import Rows, bucket, centres, column_bucket, pad
+from ideareg._rows import Rows, bucket, centres, column_bucket, draw, pad
 from ideareg._types import Result
 from ideareg.blocks import Warp
 from ideareg.integrators import AbstractIntegrator
@@ -77,6 +77,7 @@ class Settings:
     n_warps: int
     n_folds: int
     selection_rows: int
+    training_rows: int
     max_iter: int
     tol: float
     pad_columns: bool
@@ -293,10 +294,14 @@ def fit_warps(
     elif len(pool) > 1:
         selection = _select(rows, settings, random, pool, capacity, seed, fit)
         if selection.interrupted is not None:
-            return _interrupted(rows, settings, seed, capacity, selection)
+            return _interrupted(rows, settings, selection)
         weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
 
-    assembler = Assembler(rows, settings, seed, capacity)
+    # Every row conditions the head; the descents see as many as settle what they learn.
+    most = n if settings.control_rows else settings.training_rows
+    seen = rows.take(draw(n, most, random))
+    assembler = Assembler(seen, settings, seed, capacity)
+    everything = assembler.batch if len(seen) == n else batch(rows, settings)
     warps: list[FittedWarp] = []
     result, iterations = Result.converged, 0
     for j, (candidate, weight) in enumerate(zip(pool, weights, strict=True)):
@@ -316,10 +321,10 @@ def fit_warps(
         iterations += descent.iterations
         result = max(result, descent.result)
         try:
-            warps.append(_finish(descent, problem, candidate.nu, float(weight)))
+            warps.append(_finish(descent, everything, settings, candidate.nu, float(weight)))
         except KeyboardInterrupt:
             # The descent is worth more than the moment it takes to finish.
-            warps.append(_finish(descent, problem, candidate.nu, float(weight)))
+            warps.append(_finish(descent, everything, settings, candidate.nu, float(weight)))
             result = Result.interrupted
         if result is Result.interrupted:
             break
@@ -341,9 +346,7 @@ def _select(
     seed: int,
     fit: Callable[[str, Problem], Descent],
 ) -> Selection:
-    if len(rows) > settings.selection_rows:
-        chosen = random.choice(len(rows), settings.selection_rows, replace=False)
-        rows = rows.take(np.sort(chosen))
+    rows = rows.take(draw(len(rows), settings.selection_rows, random))
     assembler = Assembler(rows, settings, seed, capacity)
     problems = [(candidate, assembler.problem(candidate)) for candidate in pool]
     if len(rows) > FOLDED_ROWS:
@@ -353,22 +356,21 @@ def _select(
     return cross_validate(problems, fold, fit=lambda problem: fit("select", problem))
 
 
-def _interrupted(
-    rows: Rows, settings: Settings, seed: int, capacity: int, selection: Selection
-) -> Fitted:
+def _interrupted(rows: Rows, settings: Settings, selection: Selection) -> Fitted:
     """Condition what the interrupted fit had learned on all rows."""
     descent = selection.interrupted
     assert descent is not None
     temper = float(descent.model.warp.temper)
     nu = temper**-2 if temper else np.inf
-    everything = Assembler(rows, settings, seed, capacity)
-    problem = everything.problem(selection.candidates[0])
-    warp = _finish(descent, problem, nu, 1.0)
+    warp = _finish(descent, batch(rows, settings), settings, nu, 1.0)
     return Fitted([warp], None, np.ones(1), Result.interrupted, descent.iterations)
 
 
-def _finish(descent: Descent, problem: Problem, nu: float, weight: float) -> FittedWarp:
-    fitted = conclude(descent.model, problem.rows, problem.loss)
+def _finish(
+    descent: Descent, rows: Batch, settings: Settings, nu: float, weight: float
+) -> FittedWarp:
+    """Condition the head of a descent on all rows."""
+    fitted = conclude(descent.model, rows, settings.loss)
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.

@@ -34,8 +34,8 @@ HEADS = ("auto", "exact", "sparse")
 
 def read_settings(model: Any) -> Settings:
     """Check the parameters of an estimator and return them in their final types."""
-    positive = {"n_warps": 1, "n_folds": 2, "selection_rows": 10, "max_iter": 1}
-    for name, least in {**positive, "depth": 0}.items():
+    least_counts = {"n_warps": 1, "n_folds": 2, "max_iter": 1, "depth": 0}
+    for name, least in {**least_counts, "selection_rows": 10, "training_rows": 10}.items():
         check_integer(name, getattr(model, name), least)
     for name in ("nugget", "tol"):
         _check_real(name, getattr(model, name), least=0.0)
@@ -50,6 +50,7 @@ def read_settings(model: Any) -> Settings:
         n_warps=int(model.n_warps),
         n_folds=int(model.n_folds),
         selection_rows=int(model.selection_rows),
+        training_rows=int(model.training_rows),
         max_iter=int(model.max_iter),
         tol=float(model.tol),
     )

@@ -90,7 +90,7 @@ class WarpingClassifier(
         Work in units of each column's standard deviation.
     power : bool, default=False
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
-    n_warps, n_folds, selection_rows : int, default=3, 5, 5000
+    n_warps, n_folds, selection_rows, training_rows : int, default=3, 5, 5000, 50000
         As for `WarpingRegressor`, with folds up to 4000 rows.
     max_iter : int, default=60
         Iterations of each descent; stopping early is part of the regularisation.
@@ -148,6 +148,7 @@ class WarpingClassifier(
         n_warps: int = 3,
         n_folds: int = 5,
         selection_rows: int = 5_000,
+        training_rows: int = 50_000,
         max_iter: int = 60,
         tol: float = 1e-4,
         warm_start: bool = False,
@@ -171,6 +172,7 @@ class WarpingClassifier(
         self.n_warps = n_warps
         self.n_folds = n_folds
         self.selection_rows = selection_rows
+        self.training_rows = training_rows
         self.max_iter = max_iter
         self.tol = tol
         self.warm_start = warm_start

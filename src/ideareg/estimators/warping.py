@@ -105,6 +105,9 @@ class WarpingRegressor(
         selected fits are gone on from with all rows.
     selection_rows : int, default=5000
         Rows that the selection looks at, at most.
+    training_rows : int, default=50000
+        Rows that the descents see, at most, drawn at random: what they learn is settled long
+        before. All rows condition the head, and count in the spread of the warp.
     max_iter : int, default=160
         Iterations of each descent; stopping early is part of the regularisation.
     tol : float, default=1e-4
@@ -195,6 +198,7 @@ class WarpingRegressor(
         n_warps: int = 3,
         n_folds: int = 3,
         selection_rows: int = 5_000,
+        training_rows: int = 50_000,
         max_iter: int = 160,
         tol: float = 1e-4,
         warm_start: bool = False,
@@ -220,6 +224,7 @@ class WarpingRegressor(
         self.n_warps = n_warps
         self.n_folds = n_folds
         self.selection_rows = selection_rows
+        self.training_rows = training_rows
         self.max_iter = max_iter
         self.tol = tol
         self.warm_start = warm_start
