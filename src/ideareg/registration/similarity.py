@@ -1,0 +1,108 @@
+r"""How much two images differ, from 0 (alike) to about 1 (nothing in common).
+
+* ``"ssd"``: :math:`\langle(I-J)^2\rangle/\mathrm{Var}\,J`, for images of the same modality;
+* ``"ncc"``: :math:`1 - r^2` with the correlation r, which does not see brightness and contrast;
+* ``"mi"``: 1 less the mutual information as a share of the target's entropy, from a histogram with
+  linear bins, for images of different modalities [1]_.
+
+References
+----------
+.. [1] Viola, Wells, "Alignment by maximization of mutual information", International Journal of
+   Computer Vision 24, 1997.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ideareg._types import Scalar
+from ideareg.registration.images import Image
+
+SIMILARITIES = ("ssd", "ncc", "mi")
+
+BINS = 24
+TINY = 1e-12
+
+
+class Similarity(eqx.Module):
+    """The mismatch with a target.
+
+    Attributes
+    ----------
+    name : {"ssd", "ncc", "mi"}
+    target : Array, shape (n,)
+    weight : Array, shape (n,)
+        1 for pixels that count, 0 for others.
+    ranges : Array, shape (2, 2)
+        Smallest and largest value of source and target.
+
+    Examples
+    --------
+    >>> ramp = Image.of(np.linspace(0, 1, 64).reshape(8, 8))
+    >>> turned = np.asarray(ramp.values.ravel()[::-1])
+    >>> [round(float(Similarity.of(s, ramp, ramp)(turned, 1.0)), 2) for s in SIMILARITIES]
+    [4.0, 0.0, 0.11]
+    """
+
+    name: str = eqx.field(static=True)
+    target: Any
+    weight: Any
+    ranges: Any
+
+    @classmethod
+    def of(cls, name: str, source: Image, target: Image, dtype: Any = float) -> Similarity:
+        """Return the mismatch of images warped to the grid of ``target``.
+
+        Raises
+        ------
+        ValueError
+            If ``name`` is none of the three.
+        """
+        if name not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}.")
+        weight = np.ones(target.shape) if target.mask is None else target.mask
+        ranges = [[image.values.min(), image.values.max()] for image in (source, target)]
+        return cls(
+            name, np.asarray(target.values.ravel(), dtype), np.asarray(weight.ravel(), dtype),
+            np.asarray(ranges, dtype),
+        )  # fmt: skip
+
+    def __call__(self, warped: Float[Array, " n"], weight: Any) -> Scalar:
+        """Return the mismatch.
+
+        Parameters
+        ----------
+        warped : Array, shape (n,)
+            Values of the warped source at the target's pixels.
+        weight : Array, shape (n,), or 1
+            Whether they come from pixels of the source that count.
+        """
+        w = self.weight * weight
+        w = w / (w.sum() + TINY)
+        x, y = jnp.asarray(warped), jnp.asarray(self.target)
+        if self.name == "mi":
+            return self._information(x, y, w)
+        spread = jnp.vdot(w, (y - jnp.vdot(w, y)) ** 2) + TINY
+        if self.name == "ssd":
+            return jnp.vdot(w, (x - y) ** 2) / spread
+        a, b = x - jnp.vdot(w, x), y - jnp.vdot(w, y)
+        return 1 - jnp.vdot(w, a * b) ** 2 / (spread * (jnp.vdot(w, a * a) + TINY))
+
+    def _information(self, x: Array, y: Array, w: Array) -> Scalar:
+        joint = _bins(x, self.ranges[0]).T @ (w[:, None] * _bins(y, self.ranges[1]))
+        one, other = joint.sum(1), joint.sum(0)
+        entropy = -(other * jnp.log(other + TINY)).sum()
+        shared = (joint * jnp.log((joint + TINY) / (one[:, None] * other + TINY))).sum()
+        return 1 - shared / entropy
+
+
+def _bins(x: Array, limits: Any) -> Array:
+    """Return the share of each value in each bin, shape (n, BINS), which is piecewise linear."""
+    low, high = limits
+    place = (x - low) / (high - low + TINY) * (BINS - 1)
+    return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(BINS, dtype=x.dtype)), 0)
