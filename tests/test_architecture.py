@@ -59,6 +59,7 @@ ORDER = [
     "limit",
     "formation",
     "forming",
+    "gridflow",
     "meanfield",
     "resnet",
     "audit",

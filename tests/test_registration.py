@@ -84,7 +84,7 @@ def test_conserved_momenta_and_turned_problems(exact):
     turned = clone(exact).fit(X @ turn.T + 1, Y @ turn.T + 1)
     np.testing.assert_allclose(turned.momentum_, exact.momentum_ @ turn.T, atol=1e-8)
     with jax.enable_x64(True):
-        path = exact._path()
+        path = exact.flow_.path()
     p, q = np.asarray(path.p), np.asarray(path.q)
     np.testing.assert_allclose(p.sum(1), p[:1].sum(1).repeat(21, 0), atol=1e-10)
     spin = (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]).sum(1)

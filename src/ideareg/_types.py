@@ -61,6 +61,11 @@ class Result(enum.IntEnum):
         "A kernel matrix stayed indefinite after the largest jitter. Raise the nugget, merge "
         "duplicated rows, or shorten the length scale.",
     )
+    folded = (
+        5,
+        "The map folds between neighbouring pixels: it is bent more than they can show. Raise nu, "
+        "lengthen the kernel, or give finer images.",
+    )
 
     def __new__(cls, code: int, message: str = "") -> Result:
         """Make an integer that carries its message."""

@@ -23,7 +23,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex
 from numpy.typing import NDArray
 
 from ideareg._types import Rows, Scalar
@@ -67,9 +67,7 @@ class Box(eqx.Module):
     lengths: tuple[float, ...] = eqx.field(static=True)
 
     @classmethod
-    def of(
-        cls, kernel: AbstractKernel, lengths: tuple[float, ...], shape: tuple[int, ...]
-    ) -> Box:
+    def of(cls, kernel: AbstractKernel, lengths: tuple[float, ...], shape: tuple[int, ...]) -> Box:
         """Sample a translation-invariant kernel.
 
         Parameters

@@ -1,18 +1,22 @@
-"""Registration: the flow between two shapes, as points, curves or surfaces."""
+"""Registration: the flow between two shapes or images."""
 
 from ideareg.registration.affine import Affine, align
+from ideareg.registration.alignment import align_images
 from ideareg.registration.attachments import Attachment
 from ideareg.registration.distances import Pairs, pairwise, procrustes
+from ideareg.registration.images import Image
 from ideareg.registration.registration import Registration
 from ideareg.registration.shapes import Shape
 
 __all__ = [
     "Affine",
     "Attachment",
+    "Image",
     "Pairs",
     "Registration",
     "Shape",
     "align",
+    "align_images",
     "pairwise",
     "procrustes",
 ]

@@ -224,6 +224,32 @@ def check_images(source: Image, target: Image) -> None:
         )
 
 
+def determinants(target: Image, places: Floats) -> Floats:
+    """Return determinants of a map of the target's pixels, by central differences.
+
+    Parameters
+    ----------
+    target : Image
+    places : ndarray, shape (n, d)
+        Where each pixel goes.
+
+    Returns
+    -------
+    ndarray, shape of the target
+        Positive where neighbouring pixels keep their order.
+
+    Examples
+    --------
+    >>> image = Image.of(np.eye(8))
+    >>> float(determinants(image, 2 * image.points()).min())
+    4.0
+    """
+    field = places.reshape(*target.shape, target.dimension)
+    axes = tuple(range(target.dimension))
+    slopes = np.stack(np.gradient(field, *target.spacing, axis=axes), axis=-1)
+    return np.linalg.det(slopes @ target.direction.T)
+
+
 def factors(shape: Sequence[int]) -> list[int]:
     """Return by how much to coarsen at each resolution, coarse first: 8, 4, 2, 1 if they may.
 

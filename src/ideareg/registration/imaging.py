@@ -9,7 +9,6 @@ momentum is :math:`p_0 = \Gamma^{-1/2}z` on a periodic box around the target, so
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -160,7 +159,8 @@ def _value_and_gradient(level: Level, z: Any) -> tuple[Scalar, Array]:
 
 def _level(
     domain: Domain, kernel: AbstractKernel, spacing: Floats, source: Image, target: Image,
-    affine: Affine, similarity: str, nu: float, riders: Sequence[Rider], depth: int, dtype: Any,
+    affine: Affine, similarity: str, nu: float, weight: float, riders: Sequence[Rider],
+    depth: int, dtype: Any,
 ) -> Level:  # fmt: skip
     box = domain.box(kernel, np.maximum(spacing, target.spacing))
     counts = np.minimum(target.shape, np.ceil(2 * target.lengths / box.spacing).astype(int) + 1)
@@ -177,7 +177,8 @@ def _level(
     )
     linear = linear @ domain.frame.matrix
     to_source = Affine(
-        np.asarray(linear / source.spacing[:, None], dtype), np.asarray(shift / source.spacing, dtype)
+        np.asarray(linear / source.spacing[:, None], dtype),
+        np.asarray(shift / source.spacing, dtype),
     )
     pixels = domain.frame.inverse()(target.points())
     inside = None if source.mask is None else np.asarray(source.mask, dtype)
@@ -185,7 +186,7 @@ def _level(
         box.cast(dtype), np.asarray(source.values, dtype), inside, to_source,
         np.asarray(start, dtype), finer, np.asarray(pixels, dtype),
         Similarity.of(similarity, source, target, dtype), tuple(riders), np.asarray(nu, dtype),
-        np.asarray(target.radius**2, dtype), depth,
+        np.asarray(weight * target.radius**2, dtype), depth,
     )  # fmt: skip
 
 
@@ -195,8 +196,8 @@ class Shot(NamedTuple):
     Attributes
     ----------
     box : Box
-    momentum : ndarray of complex
-        Waves of p₀.
+    momentum : ndarray, shape (c, d)
+        p₀ at the nodes, in the directions of the box.
     gap : float
         Largest entry of the objective's gradient in z, relative to the objective at the start.
     result : Result
@@ -213,8 +214,8 @@ class Shot(NamedTuple):
 def fit_images(
     source: Image, target: Image, affine: Affine, kernel: AbstractKernel, *, nu: float,
     similarity: str, domain: Domain, nodes: int | None = None, riders: Sequence[Rider] = (),
-    depth: int = 10, max_iter: int = 50, tol: float = 1e-4, dtype: Any = np.float32,
-    log: Callable[[str], None] | None = None,
+    depth: int = 10, max_iter: int = 200, tol: float = 3e-4, dtype: Any = np.float32,
+    weight: float = 1.0,
 ) -> Shot:  # fmt: skip
     """Minimise the objective by L-BFGS, at one resolution after the other.
 
@@ -238,6 +239,8 @@ def fit_images(
     tol : float
         A resolution ends when the objective falls by less than this share of its first value.
     dtype : dtype
+    weight : float
+        Of the similarity, beside the riders.
 
     Returns
     -------
@@ -252,21 +255,19 @@ def fit_images(
     for factor in factors(target.shape):
         coarse, goal = source.coarser(factor), target.coarser(factor)
         level = _level(
-            domain, kernel, spacing, coarse, goal, affine, similarity, nu, riders, depth, dtype
-        )
+            domain, kernel, np.full(len(goal.shape), spacing), coarse, goal, affine, similarity, nu,
+            weight, riders, depth, dtype,
+        )  # fmt: skip
         z = _prolong(z, box, level.box)
         box = level.box
-        begun = time.perf_counter()
         found = _descend(level, z, max_iter, tol)
         z = np.asarray(found.x.reshape(z.shape), dtype)
         count += int(found.nit)
-        if log is not None:
-            log(f"{goal.shape} on {box.shape}: {found.nit} iterations, {found.nfev} values, "
-                f"{time.perf_counter() - begun:.1f} s, {found.fun:.4f} {found.message}")
     result = Result.converged if found.success else Result.max_steps
     if not np.isfinite(found.fun):
         result = Result.not_finite
-    p = np.asarray(box.momentum(z.astype(np.float64)))
+    box = domain.box(kernel, np.maximum(spacing, target.spacing))
+    p = np.asarray(box.values(box.momentum(z.astype(np.float64)))).reshape(len(box.shape), -1).T
     return Shot(box, p, float(np.abs(found.jac).max(initial=0.0)), result, count)
 
 

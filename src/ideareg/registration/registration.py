@@ -12,26 +12,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
 from ideareg._rows import centres
 from ideareg._types import Result
 from ideareg.estimators._base import scoped
-from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator, get_integrator
 from ideareg.kernels import AbstractKernel, Gaussian, Kernel, Matern52, as_kernel
+from ideareg.kernels.base import Scaled, Sum
+from ideareg.kernels.scalar import AbstractStationary
 from ideareg.leastaction import Distance
 from ideareg.registration.affine import Affine, align
+from ideareg.registration.alignment import align_images
 from ideareg.registration.attachments import Attachment
 from ideareg.registration.descent import Problem, descend
+from ideareg.registration.flows import GridFlow, PointFlow
+from ideareg.registration.images import Image, determinants
+from ideareg.registration.imaging import Domain, Rider, fit_images
 from ideareg.registration.landmarks import match
-from ideareg.registration.shapes import Shape, as_shape, check_pair
-from ideareg.shooting import Trajectory, inverse_transport, shoot, transport, transport_path
+from ideareg.registration.parts import Parts, as_parts
+from ideareg.registration.shapes import Shape
+from ideareg.registration.similarity import Similarity
+from ideareg.registration.transforms import Transform
 
 Floats = NDArray[np.float64]
 
@@ -40,11 +43,13 @@ CONTROL_POINTS = 300
 # A flow whose energy drifts by more than this share has steps too long to be trusted: points may
 # have jumped over each other.
 LARGEST_DRIFT = 0.25
+# Price of the action by default, and the kernel's length for images as a share of their radius.
+SHAPE_NU, IMAGE_NU, IMAGE_SHARE = 0.01, 0.03, 0.1
 # Length of the attachment's kernel by default, as a share of the target's radius.
 ATTACHMENT_SHARE = 0.2
 
 
-class Registration(BaseEstimator):
+class Registration(Transform):
     r"""Align a source shape to a target by a diffeomorphism of the whole space.
 
     Landmarks correspond one by one; curves and surfaces need not. The map is an affine one, if
@@ -123,7 +128,7 @@ class Registration(BaseEstimator):
         self,
         kernel: Any = None,
         *,
-        nu: float = 0.01,
+        nu: float | None = None,
         align: str | None = None,
         attachment: str = "varifold",
         attachment_kernel: Any = None,
@@ -132,7 +137,9 @@ class Registration(BaseEstimator):
         integrator: str = "rk4",
         max_iter: int = 200,
         tol: float | None = None,
-        dtype: str = "float64",
+        dtype: str | None = None,
+        similarity: str = "ssd",
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.kernel = kernel
         self.nu = nu
@@ -145,6 +152,8 @@ class Registration(BaseEstimator):
         self.max_iter = max_iter
         self.tol = tol
         self.dtype = dtype
+        self.similarity = similarity
+        self.weights = weights
 
     @scoped
     def fit(self, source: Any, target: Any, *, momentum: Any = None) -> Registration:
@@ -152,11 +161,12 @@ class Registration(BaseEstimator):
 
         Parameters
         ----------
-        source, target : array of shape (n, d), pair (points, cells), or Shape
+        source, target : array of shape (n, d), pair (points, cells), Shape, Image, or list
             Landmarks, of the same number; or curves (cells of shape (m, 2)) or surfaces (m, 3) with
-            any numbers of points.
+            any numbers of points; or images. Lists hold one image each, and landmarks, curves or
+            surfaces in the same space, which are brought together by one flow.
         momentum : array of shape (c, d), optional
-            First guess. Where several flows are minimal, it says which.
+            First guess, for shapes. Where several flows are minimal, it says which.
 
         Returns
         -------
@@ -166,17 +176,20 @@ class Registration(BaseEstimator):
         Raises
         ------
         ValueError
-            If the shapes are empty, not finite, degenerate or do not go together, or a parameter is
-            not what it can be.
+            If the shapes are empty, not finite, degenerate or do not go together, if nothing says
+            how two images lie to each other, or a parameter is not what it can be.
         """
-        start, goal = as_shape(source, "source"), as_shape(target, "target")
-        check_pair(start, goal)
+        parts = as_parts(source, target, self.weights)
+        if parts.image is not None:
+            self._check_numbers(IMAGE_NU)
+            return self._warp(parts, *parts.image)
+        start, goal = parts.shapes[0]
         self._check(start)
         self.affine_ = Affine.identity(start.dimension)
         if self.align is not None:
             self.affine_ = align(start.points, goal.points, self.align)
             start = start.moved(self.affine_(start.points))
-        self.kernel_ = _flow_kernel(self.kernel, start)
+        self.kernel_ = _flow_kernel(self.kernel, start.radius)
         guess = None if momentum is None else np.asarray(momentum, dtype=np.float64)
         if start.cells is None:
             self._match(start, goal, guess)
@@ -190,19 +203,20 @@ class Registration(BaseEstimator):
         tol = 1e-8 if self.tol is None else self.tol
         scheme = self._scheme()
         found = match(
-            self.kernel_, X, Y, self.nu, self.depth, scheme, momentum=_shaped(guess, X), tol=tol
+            self.kernel_, X, Y, self.nu_, self.depth, scheme, momentum=_shaped(guess, X), tol=tol
         )
         self._keep(start, Distance(Y), found)
 
     def _descend(self, start: Shape, goal: Shape, guess: Floats | None) -> None:
-        points = start.points.astype(self.dtype)
-        control = self._controls(start).astype(self.dtype)
+        dtype = self.dtype or "float64"
+        points = start.points.astype(dtype)
+        control = self._controls(start).astype(dtype)
         itself = control.shape == points.shape and np.array_equal(control, points)
         kernel = _attachment_kernel(self.attachment_kernel, goal)
-        loss = Attachment.between(start, goal, self.attachment, kernel, self.dtype)
+        loss = Attachment.between(start, goal, self.attachment, kernel, dtype)
         problem = Problem(
             self.kernel_, control, None if itself else points, loss,
-            np.asarray(self.nu, self.dtype), self.depth, self._scheme(),
+            np.asarray(self.nu_, dtype), self.depth, self._scheme(),
         )  # fmt: skip
         tol = 1e-5 if self.tol is None else self.tol
         guess = _shaped(guess, control)
@@ -210,142 +224,101 @@ class Registration(BaseEstimator):
         self.control_points_ = control.astype(np.float64)
         self._keep(start, loss, found)
 
+    def _warp(self, parts: Parts, source: Image, target: Image) -> Registration:
+        """Register images, and the shapes beside them."""
+        self.affine_ = Affine.identity(source.dimension)
+        if self.align is not None:
+            self.affine_ = align_images(source, target, self.align, self.similarity)
+        self.kernel_ = _flow_kernel(self.kernel, IMAGE_SHARE * target.radius)
+        if not isinstance(self.kernel_, AbstractStationary | Sum | Scaled):
+            raise TypeError("kernel: images need a translation-invariant kernel.")
+        domain = Domain.around(target, self.kernel_)
+        dtype = self.dtype or "float32"
+        riders = [self._rider(pair, domain, weight, dtype)
+                  for pair, weight in zip(parts.shapes, parts.weights[1:], strict=True)]  # fmt: skip
+        found = fit_images(
+            source, target, self.affine_, self.kernel_, nu=self.nu_, similarity=self.similarity,
+            domain=domain, nodes=self.control_points, riders=riders, depth=self.depth,
+            max_iter=self.max_iter, tol=3e-4 if self.tol is None else self.tol, dtype=dtype,
+            weight=parts.weights[0],
+        )  # fmt: skip
+        momentum = found.momentum @ domain.frame.matrix.T
+        self.flow_ = GridFlow(found.box, domain.frame, momentum, self.depth)
+        self.momentum_, self.control_points_ = momentum, self.flow_.control_points
+        self.gap_, self.n_iter_, self.result_ = found.gap, max(found.iterations, 1), found.result
+        self.source_, self.target_ = source, target
+        there = self.flow_.backward(target.points())
+        loss = Similarity.of(self.similarity, source, target)
+        before, after = (
+            float(loss(*_seen(source, self.affine_, places))) for places in (target.points(), there)
+        )
+        self.residual_ = after / before if before else 0.0
+        places = self.affine_.inverse()(there)
+        self.warped_source_ = target.with_values(source.at(places))
+        self.smallest_jacobian_ = float(determinants(target, places).min())
+        self._judge(bool(np.isfinite(there).all()))
+        return self
+
+    def _rider(self, pair: tuple[Shape, Shape], domain: Domain, weight: float, dtype: str) -> Rider:
+        """Return what a shape beside an image asks of the flow, in the coordinates of the box."""
+        into = domain.frame.inverse()
+        start, goal = pair[0].moved(into(self.affine_(pair[0].points))), pair[1]
+        goal = goal.moved(into(goal.points))
+        loss: Any = Distance(goal.points.astype(dtype))
+        if start.cells is not None:
+            kernel = _attachment_kernel(self.attachment_kernel, goal)
+            loss = Attachment.between(start, goal, self.attachment, kernel, dtype)
+        return Rider(start.points.astype(dtype), loss, np.asarray(weight, dtype))
+
     def _keep(self, start: Shape, loss: Any, found: Any) -> None:
         """Store what was found."""
+        self.flow_ = PointFlow(
+            self.kernel_, self.control_points_, found.momentum, self.depth, self._scheme()
+        )
         self.momentum_, self.gap_ = found.momentum, found.gap
         self.n_iter_, self.result_ = max(found.iterations, 1), found.result
-        path = self._path()
-        energies = np.asarray(path.energies)
-        self.distance_ = float(np.sqrt(2 * energies[0]))
-        self.energy_drift_ = float(np.ptp(energies) / energies[0]) if energies[0] else 0.0
-        moved = self._forward(path, start.points)
+        moved = self.flow_.forward(start.points)
         before, after = (float(_loss(loss, x)) for x in (start.points, moved))
         self.residual_ = max(after, 0.0) / before if before else 0.0
-        if not np.isfinite(moved).all():
+        self.warped_source_, self.source_ = start.moved(moved), start
+        self._judge(bool(np.isfinite(moved).all()))
+
+    def _judge(self, finite: bool) -> None:
+        """Say whether the fit can be trusted."""
+        energies = self.flow_.energies()
+        self.distance_ = float(np.sqrt(2 * energies[0]))
+        self.energy_drift_ = float(np.ptp(energies) / energies[0]) if energies[0] else 0.0
+        if not finite:
             self.result_ = Result.not_finite
         elif self.energy_drift_ > LARGEST_DRIFT:
             self.result_ = Result.max_steps
+        elif getattr(self, "smallest_jacobian_", 1.0) <= 0:
+            self.result_ = Result.folded
         self.converged_ = self.result_ is Result.converged
-        self.warped_source_ = start.moved(moved)
-        self.source_ = start
-
-    # ------------------------------------------------------------ use
-
-    @scoped
-    def transform_points(self, X: Any) -> Floats:
-        """Push points forward: from the space of the source to that of the target.
-
-        Parameters
-        ----------
-        X : array, shape (m, d)
-
-        Returns
-        -------
-        ndarray, shape (m, d)
-        """
-        return self._forward(self._path(), self.affine_(self._points(X)))
-
-    @scoped
-    def inverse(self, Y: Any) -> Floats:
-        """Push points backward: from the space of the target to that of the source.
-
-        Undoes `transform_points` to rounding, not only up to the time step.
-
-        Parameters
-        ----------
-        Y : array, shape (m, d)
-
-        Returns
-        -------
-        ndarray, shape (m, d)
-
-        Raises
-        ------
-        ArithmeticError
-            If a step of the flow cannot be undone.
-        """
-        Y = self._points(Y)
-        found = inverse_transport(Hamiltonian(self.kernel_), self._scheme(), self._path(), Y)
-        if found.outcome is not Result.converged:
-            failed = int(found.stats["layers_failed"])
-            raise ArithmeticError(
-                f"{failed} of {self.depth} steps could not be undone: raise depth, or nu."
-            )
-        return self.affine_.inverse()(np.asarray(found.value))
-
-    @scoped
-    def jacobian_determinant(self, X: Any) -> Floats:
-        """Return by how much the push-forward stretches volume at points of the source's space.
-
-        Positive everywhere, unless the time steps are too long for the flow.
-
-        Parameters
-        ----------
-        X : array, shape (m, d)
-
-        Returns
-        -------
-        ndarray, shape (m,)
-        """
-        start = self.affine_(self._points(X))
-        ham, scheme = Hamiltonian(self.kernel_), self._scheme()
-        slopes = np.asarray(_slopes(ham, scheme, self._path(), start))
-        return np.linalg.det(slopes) * np.linalg.det(self.affine_.matrix)
-
-    def displacement_field(self, *axes: Any) -> Floats:
-        """Return where the push-forward takes each node of a grid, minus the node.
-
-        Parameters
-        ----------
-        *axes : arrays, shapes (n_1,), ..., (n_d,)
-            Coordinates of the nodes along each axis.
-
-        Returns
-        -------
-        ndarray, shape (n_1, ..., n_d, d)
-        """
-        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float64)
-        rows = grid.reshape(-1, grid.shape[-1])
-        return (self.transform_points(rows) - rows).reshape(grid.shape)
-
-    @scoped
-    def geodesic(self, t: float) -> Floats:
-        """Return the points of the source at time t: at 0 after the affine map, at 1 at the target.
-
-        Other times extrapolate.
-
-        Returns
-        -------
-        ndarray, shape (n, d)
-        """
-        return self._forward(self._path(float(t)), self._fitted().source_.points)
-
-    @scoped
-    def trajectories(self, X: Any) -> Floats:
-        """Return points pushed forward step by step, shape (depth + 1, m, d), for pictures."""
-        start = self.affine_(self._points(X))
-        ham = Hamiltonian(self.kernel_)
-        return np.asarray(transport_path(ham, self._scheme(), self._path(), start))
 
     # ------------------------------------------------------------ inside
 
-    def _check(self, start: Shape) -> None:
-        nu: Any = self.nu
+    def _check_numbers(self, nu_by_default: float) -> None:
+        nu: Any = nu_by_default if self.nu is None else self.nu
         depth: Any = self.depth
         if not (isinstance(nu, numbers.Real) and 0 <= float(nu) < math.inf):
             raise ValueError(f"nu must be a finite number >= 0, got {self.nu!r}.")
         if not (isinstance(depth, int | np.integer) and depth >= 1):
             raise ValueError(f"depth must be a number of time steps >= 1, got {self.depth!r}.")
-        if self.dtype not in ("float64", "float32"):
+        if self.dtype not in (None, "float64", "float32"):
             raise ValueError(f"dtype must be float64 or float32, got {self.dtype!r}.")
+        self.nu_ = float(nu)
         self._scheme()
+
+    def _check(self, start: Shape) -> None:
+        self._check_numbers(SHAPE_NU)
         if start.cells is None:
             if self.control_points is not None:
                 raise ValueError(
                     "control_points: the momentum of landmarks sits on the landmarks; leave it out."
                 )
             return
-        if self.nu == 0:
+        if self.nu_ == 0:
             raise ValueError("nu=0 matches landmarks exactly; a curve or surface needs nu > 0.")
         if self.align is not None:
             raise ValueError(
@@ -367,44 +340,21 @@ class Registration(BaseEstimator):
             )
         return control
 
-    def _fitted(self) -> Registration:
-        check_is_fitted(self, "momentum_")
-        return self
-
     def _scheme(self) -> AbstractIntegrator:
         return get_integrator(self.integrator)
 
-    def _points(self, X: Any) -> Floats:
-        points = Shape.of(X, name="points").points
-        expected = self._fitted().control_points_.shape[1]
-        if points.shape[1] != expected:
-            raise ValueError(f"points have {points.shape[1]} coordinates, the fit had {expected}.")
-        return points
 
-    def _path(self, horizon: float = 1.0) -> Trajectory:
-        state = State(self._fitted().control_points_, self.momentum_)
-        return shoot(Hamiltonian(self.kernel_), state, self.depth, self._scheme(), horizon)
-
-    def _forward(self, path: Trajectory, X: Floats) -> Floats:
-        return np.asarray(transport(Hamiltonian(self.kernel_), self._scheme(), path, X))
+def _seen(source: Image, affine: Affine, places: Floats) -> tuple[Floats, Floats | float]:
+    """Return the source's values at places behind the affine map, and whether they count."""
+    at = affine.inverse()(places)
+    if source.mask is None:
+        return source.at(at), 1.0
+    return source.at(at), source.with_values(source.mask).at(at)
 
 
 @eqx.filter_jit
 def _loss(loss: Any, q: Any) -> Any:
     return loss(q)
-
-
-@eqx.filter_jit
-def _slopes(ham: Hamiltonian, scheme: AbstractIntegrator, path: Trajectory, X: Any) -> Any:
-    """Return the derivative of the flow at each point, shape (m, d, d)."""
-    X = jnp.asarray(X)
-
-    def column(direction: Any) -> Any:
-        # Points do not act on each other, so one derivative serves all.
-        toward = jnp.broadcast_to(direction, X.shape)
-        return jax.jvp(lambda x: transport(ham, scheme, path, x), (X,), (toward,))[1]
-
-    return jnp.moveaxis(jax.lax.map(column, jnp.eye(X.shape[1])), 0, -1)
 
 
 def _shaped(guess: Floats | None, control: Floats) -> Floats | None:
@@ -413,12 +363,12 @@ def _shaped(guess: Floats | None, control: Floats) -> Floats | None:
     return guess
 
 
-def _flow_kernel(kernel: Any, start: Shape) -> Kernel:
-    """Return Γ from what the user may give."""
+def _flow_kernel(kernel: Any, length: float) -> Kernel:
+    """Return Γ from what the user may give, or with a length by default."""
     if kernel is None:
-        if start.radius == 0:
+        if length == 0:
             raise ValueError("kernel: all points of the source coincide; give a length.")
-        return Matern52(start.radius)
+        return Matern52(length)
     if isinstance(kernel, numbers.Real):
         return Matern52(float(kernel))
     if isinstance(kernel, Sequence | np.ndarray):
