@@ -43,6 +43,7 @@ LOADERS = {
     "WarpingRegressor": ("ideareg.estimators.warping", "WarpingRegressor.from_state"),
     "WarpingClassifier": ("ideareg.estimators.classifier", "WarpingClassifier.from_state"),
     "TablePipeline": ("ideareg.tables", "pipeline_from_state"),
+    "Registration": ("ideareg.registration.saving", "from_state"),
 }
 
 
@@ -275,7 +276,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    WarpingRegressor, WarpingClassifier or sklearn.pipeline.Pipeline
+    WarpingRegressor, WarpingClassifier, Registration or sklearn.pipeline.Pipeline
         The fitted model. No code in the file is run, and none of the training code is needed.
 
     Raises

@@ -1,4 +1,4 @@
-"""The command line: ``ideareg demo``, ``fit``, ``predict``, ``check``, ``bench``.
+"""The command line: ``ideareg demo``, ``fit``, ``predict``, ``register``, ``check``, ``bench``.
 
 What is needed is imported inside the commands, so that help comes at once. A user's mistake is
 one line on stderr and exit status 2; outputs are checked before the work, and written whole.
@@ -16,6 +16,7 @@ import typer
 
 from ideareg.cli._bench import bench_app
 from ideareg.cli._mistakes import mistakes_in_one_line
+from ideareg.cli._register import register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(bench_app, name="bench")
+app.command()(register)
 
 
 def main() -> None:

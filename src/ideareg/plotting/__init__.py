@@ -15,6 +15,7 @@ from ideareg.plotting.networks import audit, depth_study, prior_draws, prior_flo
 from ideareg.plotting.registration import (
     before_after,
     deformed_grid,
+    image_mismatch,
     jacobian_map,
     trajectories,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "depth_study",
     "energy",
     "history",
+    "image_mismatch",
     "interval_reliability",
     "jacobian_map",
     "most_moved",

@@ -33,19 +33,39 @@ def _finish(ax: Axes, title: str, dims: tuple[int, int]) -> Axes:
     ax.set_aspect("equal")
     x, y = (f"coordinate {k + 1}" for k in dims)
     dress(ax, title, x, y, grid=None)
+    if not ax.get_legend_handles_labels()[0]:
+        return ax
     # Below, where neither the title nor the shapes are.
     below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 3}
     ax.legend(frameon=False, fontsize=8, labelcolor=INK, **below)
     return ax
 
 
+def _show(ax: Axes, fit: Any, values: Any, **style: Any) -> Any:
+    """Draw values at the pixels of the target, coordinate 1 to the right."""
+    x, y = fit.target_.points().reshape(*fit.target_.shape, 2).transpose(2, 0, 1)
+    style = {"cmap": "gray", **style}
+    return ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, zorder=0, **style)
+
+
+def _is_image(fit: Any) -> bool:
+    return fit.source_.kind == "image"
+
+
+def _start(fit: Any) -> np.ndarray:
+    """Return the source's points, or its pixels, where they were given."""
+    if _is_image(fit):
+        return fit.source_.points()
+    return fit.affine_.inverse()(fit.source_.points)
+
+
 def _plane(fit: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the axes of a grid around the source, before its affine map."""
-    start = fit.affine_.inverse()(fit.source_.points)
+    start = _start(fit)
     if start.shape[1] != 2:
-        raise ValueError(f"this figure shows the plane, and the shapes have {start.shape[1]} axes.")
+        raise ValueError(f"this figure shows the plane, and the source has {start.shape[1]} axes.")
     low, high = start.min(axis=0), start.max(axis=0)
-    margin = MARGIN * (high - low).max()
+    margin = 0.0 if _is_image(fit) else MARGIN * (high - low).max()
     low, high = low - margin, high + margin
     return np.linspace(low[0], high[0], count), np.linspace(low[1], high[1], count)
 
@@ -132,9 +152,11 @@ def deformed_grid(fit: Any, ax: Axes | None = None) -> Axes:
         lines = moved.swapaxes(0, 1) if len(x) == FINE else moved
         for line in lines:
             ax.plot(*line.T, color=BLUE, lw=0.6, alpha=0.8)
-    _draw(
-        ax, fit.warped_source_.points, fit.source_.cells, (0, 1), ORANGE, "source, pushed forward"
-    )
+    if _is_image(fit):
+        _show(ax, fit, fit.warped_source_.values)
+    else:
+        name = "source, pushed forward"
+        _draw(ax, fit.warped_source_.points, fit.source_.cells, (0, 1), ORANGE, name)
     return _finish(ax, "The plane after the flow", (0, 1))
 
 
@@ -164,11 +186,37 @@ def jacobian_map(fit: Any, ax: Axes | None = None) -> Axes:
     image = ax.pcolormesh(
         x, y, doublings.T, cmap="PuOr", vmin=-most, vmax=most, shading="gouraud", rasterized=True
     )
-    start = fit.affine_.inverse()(fit.source_.points)
-    _draw(ax, start, fit.source_.cells, (0, 1), INK, "source")
+    if not _is_image(fit):
+        _draw(ax, _start(fit), fit.source_.cells, (0, 1), INK, "source")
     if ax.figure is not None:
         bar = ax.figure.colorbar(image, ax=ax, shrink=0.55)
         bar.set_label("doublings of area", fontsize=9, color=INK)
         bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
         bar.outline.set_visible(False)
     return _finish(ax, "Stretching of area", (0, 1))
+
+
+def image_mismatch(fit: Any, after: bool = True, ax: Axes | None = None) -> Axes:
+    """Plot the source less the target, before anything or after the affine map and the flow.
+
+    Parameters
+    ----------
+    fit : Registration
+        Fitted, of images in the plane.
+    after : bool
+        After the flow, or before the affine map.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+        Colours have the same meaning in both.
+    """
+    ax = axes(ax, SIZE)
+    goal = fit.target_.values
+    before = fit.source_.at(fit.target_.points()).reshape(goal.shape) - goal
+    most = float(np.abs(before).max()) or 1.0
+    error = fit.warped_source_.values - goal if after else before
+    _show(ax, fit, error, cmap="PuOr", vmin=-most, vmax=most)
+    return _finish(ax, "Mismatch after" if after else "Mismatch before", (0, 1))

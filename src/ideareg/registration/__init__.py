@@ -7,6 +7,7 @@ from ideareg.registration.distances import Pairs, pairwise, procrustes
 from ideareg.registration.images import Image
 from ideareg.registration.registration import Registration
 from ideareg.registration.shapes import Shape
+from ideareg.registration.similarity import Similarity
 
 __all__ = [
     "Affine",
@@ -15,6 +16,7 @@ __all__ = [
     "Pairs",
     "Registration",
     "Shape",
+    "Similarity",
     "align",
     "align_images",
     "pairwise",

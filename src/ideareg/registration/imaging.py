@@ -288,8 +288,9 @@ def _descend(level: Level, z: Floats, max_iter: int, tol: float) -> Any:
 
     def evaluate(x: Floats) -> tuple[float, Floats]:
         nonlocal worst
-        value, slope = _value_and_gradient(level, x.reshape(z.shape).astype(dtype))
-        value, slope = float(value) / scale, np.asarray(slope, dtype=np.float64).ravel() / scale
+        found, gradient = _value_and_gradient(level, x.reshape(z.shape).astype(dtype))
+        value = float(found) / scale
+        slope = np.asarray(gradient, dtype=np.float64).ravel() / scale
         if not (np.isfinite(value) and np.isfinite(slope).all()):
             return 10 * worst, np.zeros(x.shape)  # the search must come back
         worst = max(worst, abs(value))

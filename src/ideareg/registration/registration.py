@@ -50,24 +50,27 @@ ATTACHMENT_SHARE = 0.2
 
 
 class Registration(Transform):
-    r"""Align a source shape to a target by a diffeomorphism of the whole space.
+    r"""Align a source shape or image to a target by a diffeomorphism of the whole space.
 
-    Landmarks correspond one by one; curves and surfaces need not. The map is an affine one, if
-    asked for, followed by the flow of one initial momentum; all that it does is *push forward*:
-    points of the source go to where the target is.
+    Landmarks correspond one by one; curves, surfaces and images need not. The map is an affine
+    one, if asked for, followed by the flow of one initial momentum. It *pushes forward*: points of
+    the source go to where the target is; an image is pulled back by the inverse, so that what is
+    seen in it goes the same way.
 
     Parameters
     ----------
     kernel : kernel, number, sequence of numbers, or None
         Γ of the flow. A number is the length of a Matern kernel of smoothness 5/2, in the units of
         the points; several numbers are the sum of one each, a multiscale kernel; None is the
-        source's radius (root mean square distance from its centroid).
-    nu : float
-        Price of the action against the mismatch: for landmarks the sum of square distances, else
-        the square dual norm between the shapes relative to the target's, times its radius squared.
-        0 matches landmarks exactly.
+        source's radius (root mean square distance from its centroid), for images a tenth of it.
+    nu : float or None
+        Price of the action against the mismatch: for landmarks the sum of square distances; for
+        curves and surfaces the square dual norm between the shapes relative to the target's, for
+        images their ``similarity``, either times the target's radius squared. 0 matches landmarks
+        exactly. None is 0.01, with images 0.03.
     align : {"rigid", "similarity", "affine"} or None
-        The affine map before the flow, in closed form; for landmarks.
+        The affine map before the flow: for landmarks in closed form, for images by a descent from
+        equal centres.
     attachment : {"varifold", "current"}
         How curves and surfaces are compared: without or with orientation.
     attachment_kernel : kernel, number or None
@@ -75,19 +78,28 @@ class Registration(Transform):
         target's radius. Details smaller than that are not seen.
     control_points : int, array of shape (c, d), or None
         Where the momentum of curves and surfaces sits: that many centres of the source's points, or
-        those given; None is every point, up to 300.
+        those given; None is every point, up to 300. With images the momentum sits on a grid, and an
+        integer is the number of its nodes along the longest axis; None suits the kernel.
     depth : int
         Number of time steps.
     integrator : str
-        See `ideareg.get_integrator`.
+        See `ideareg.get_integrator`; for shapes. Momentum on a grid moves by the midpoint rule.
     max_iter : int
-        Bound on the iterations of the descent for curves and surfaces.
+        Bound on the iterations of the descent for curves and surfaces, and at each resolution of
+        images.
     tol : float or None
         For landmarks, the largest gap in the boundary condition, relative to the target's extent
         or the largest displacement (None: 1e-8); otherwise the fall of the objective, relative to
-        its start, at which the descent ends (None: 1e-5).
-    dtype : {"float64", "float32"}
-        Of the computation for curves and surfaces; float32 is for large ones.
+        its start, at which the descent ends (None: 1e-5, for images 3e-4).
+    dtype : {"float64", "float32"} or None
+        Of the descent for curves, surfaces and images; None is float32 for images alone. What is
+        reported, and the maps, are in float64.
+    similarity : {"ssd", "ncc", "mi"}
+        How images are compared: by square differences, which need one modality; by correlation,
+        which does not see brightness and contrast; or by mutual information. See
+        `ideareg.registration.Similarity`.
+    weights : sequence of float or None
+        Of the mismatches of several parts, in their order; None is 1 for each.
 
     Attributes
     ----------
@@ -101,7 +113,8 @@ class Registration(Transform):
         Length of the flow, :math:`\sqrt{2H}`, in the units of the points: a distance of the shapes
         if landmarks are matched exactly.
     residual_ : float
-        Mismatch that is left, as a share of that after the affine map.
+        Mismatch that is left, as a share of that after the affine map; of the image, if there is
+        one.
     energy_drift_ : float
         Range of the energy along the flow, as a share of the first; above a quarter the time steps
         are too long, and the fit does not count as converged.
@@ -111,8 +124,15 @@ class Registration(Transform):
         How the search ended, with a remedy.
     converged_ : bool
     n_iter_ : int
-    warped_source_ : Shape
-        The source at the end of the flow.
+    flow_ : PointFlow or GridFlow
+        The flow itself.
+    smallest_jacobian_ : float
+        For images: the smallest determinant of the pull-back between neighbouring pixels of the
+        target. If it is not positive the map folds there, and the fit does not count as converged.
+    source_, target_ : Shape or Image
+        The source, a shape after the affine map; the target of images.
+    warped_source_ : Shape or Image
+        The source at the end of the flow; an image on the grid of the target.
 
     Examples
     --------
@@ -121,6 +141,16 @@ class Registration(Transform):
     >>> bent = np.array([[0.0, 0.0], [1.2, 0.1], [0.1, 0.8]])
     >>> fit = Registration(nu=0.0).fit(triangle, bent)
     >>> bool(fit.converged_), bool(np.abs(fit.transform_points(triangle) - bent).max() < 1e-8)
+    (True, True)
+
+    Images, with two landmarks to help; axis 0 of points is axis 0 of arrays:
+
+    >>> from ideareg.registration import Image
+    >>> x, y = np.mgrid[:32, :32] - 15.5
+    >>> disc, oval = (1 / (1 + np.exp(x**2 + a * y**2 - 64)) for a in (1.0, 0.6))
+    >>> source, target = [Image.of(disc), [[15.5, 7.5]]], [Image.of(oval), [[15.5, 5.2]]]
+    >>> fit = Registration(5.0).fit(source, target)
+    >>> bool(fit.residual_ < 0.05), bool(fit.smallest_jacobian_ > 0)
     (True, True)
     """
 
@@ -179,9 +209,11 @@ class Registration(Transform):
             If the shapes are empty, not finite, degenerate or do not go together, if nothing says
             how two images lie to each other, or a parameter is not what it can be.
         """
+        for name in ("target_", "smallest_jacobian_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         parts = as_parts(source, target, self.weights)
         if parts.image is not None:
-            self._check_numbers(IMAGE_NU)
+            self._check_images(momentum)
             return self._warp(parts, *parts.image)
         start, goal = parts.shapes[0]
         self._check(start)
@@ -230,12 +262,14 @@ class Registration(Transform):
         if self.align is not None:
             self.affine_ = align_images(source, target, self.align, self.similarity)
         self.kernel_ = _flow_kernel(self.kernel, IMAGE_SHARE * target.radius)
-        if not isinstance(self.kernel_, AbstractStationary | Sum | Scaled):
-            raise TypeError("kernel: images need a translation-invariant kernel.")
+        if not _stationary(self.kernel_):
+            raise ValueError(
+                f"kernel: images need a translation-invariant scalar kernel, got {self.kernel_}."
+            )
         domain = Domain.around(target, self.kernel_)
         dtype = self.dtype or "float32"
-        riders = [self._rider(pair, domain, weight, dtype)
-                  for pair, weight in zip(parts.shapes, parts.weights[1:], strict=True)]  # fmt: skip
+        beside = zip(parts.shapes, parts.weights[1:], strict=True)
+        riders = [self._rider(pair, domain, weight, dtype) for pair, weight in beside]
         found = fit_images(
             source, target, self.affine_, self.kernel_, nu=self.nu_, similarity=self.similarity,
             domain=domain, nodes=self.control_points, riders=riders, depth=self.depth,
@@ -310,6 +344,19 @@ class Registration(Transform):
         self.nu_ = float(nu)
         self._scheme()
 
+    def _check_images(self, momentum: Any) -> None:
+        self._check_numbers(IMAGE_NU)
+        nodes = self.control_points
+        if self.nu_ == 0:
+            raise ValueError("nu=0 matches landmarks exactly; images need nu > 0.")
+        if momentum is not None:
+            raise ValueError("momentum: images start from rest; leave it out.")
+        if nodes is not None and not (isinstance(nodes, int | np.integer) and nodes >= 8):
+            raise ValueError(
+                "control_points: with images the number of nodes along the longest axis, at least "
+                f"8, got {nodes!r}."
+            )
+
     def _check(self, start: Shape) -> None:
         self._check_numbers(SHAPE_NU)
         if start.cells is None:
@@ -355,6 +402,14 @@ def _seen(source: Image, affine: Affine, places: Floats) -> tuple[Floats, Floats
 @eqx.filter_jit
 def _loss(loss: Any, q: Any) -> Any:
     return loss(q)
+
+
+def _stationary(kernel: Any) -> bool:
+    if isinstance(kernel, Sum):
+        return _stationary(kernel.left) and _stationary(kernel.right)
+    if isinstance(kernel, Scaled):
+        return _stationary(kernel.kernel)
+    return isinstance(kernel, AbstractStationary)
 
 
 def _shaped(guess: Floats | None, control: Floats) -> Floats | None:

@@ -34,7 +34,8 @@ class Transform(BaseEstimator):
 
     flow_: Flow
     affine_: Affine
-    source_: Shape | Image
+    source_: Any
+    warped_source_: Any
     target_: Image
 
     @scoped
