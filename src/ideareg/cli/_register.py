@@ -13,7 +13,8 @@ from ideareg.cli._mistakes import mistakes_in_one_line
 if TYPE_CHECKING:
     from ideareg.registration import Registration
 
-MODEL, DISPLACEMENT = "registration.ideareg", "displacement.npz"
+MODEL, WARPED = "registration.ideareg", "warped.npz"
+DISPLACEMENT = "displacement.npz"
 
 File = Annotated[Path, typer.Argument(help="A .csv, .npy, .npz, picture, NIfTI or mesh file.")]
 
@@ -103,11 +104,9 @@ def _write(fit: Registration, out: Path) -> None:
         if warped.cells is not None:
             values["cells"] = warped.cells
     moved = fit.transform_points(starts) - starts
-    for path, arrays in (
-        (out / name, values),
-        (out / DISPLACEMENT, {"points": starts, "displacement": moved}),
-    ):
-        with persistence.replacing(path) as stream:
+    displacement = {"points": starts, "displacement": moved}
+    for name, arrays in ((WARPED, values), (DISPLACEMENT, displacement)):
+        with persistence.replacing(out / name) as stream:
             np.savez_compressed(stream, **arrays)
     typer.echo(f"fit, warped source, displacement of its points: {out}")
 
