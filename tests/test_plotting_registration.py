@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ideareg import Registration, plotting
+from ideareg.registration import Image
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,17 @@ def test_what_is_not_in_the_plane_is_refused(ax):
     assert plotting.trajectories(solid, ax=ax, dims=(0, 2)) is ax
     with pytest.raises(ValueError, match="shows the plane"):
         plotting.deformed_grid(solid, ax=ax)
+
+
+def test_images(ax):
+    x, y = np.mgrid[:16, :16] - 7.5
+    discs = [1 / (1 + np.exp(2 * (np.sqrt(x**2 + a * y**2) - 4))) for a in (1.0, 0.7)]
+    warp = Registration(4.0, depth=4).fit(*map(Image.of, discs))
+    plotting.image_mismatch(warp, after=False, ax=ax)
+    np.testing.assert_allclose(ax.collections[0].get_array(), discs[0] - discs[1], atol=1e-12)
+    after = plotting.image_mismatch(warp, ax=Figure().subplots()).collections[0]
+    np.testing.assert_allclose(after.get_array(), warp.transform_image() - discs[1], atol=1e-9)
+    assert after.get_clim() == ax.collections[0].get_clim()
+    shown = plotting.jacobian_map(warp, ax=Figure().subplots()).collections[0].get_array()
+    assert 0 < np.max(shown) < 4
+    assert len(plotting.deformed_grid(warp, ax=Figure().subplots()).lines) == 38

@@ -9,18 +9,19 @@ from ideareg import kernels as ik
 from ideareg._types import Result
 from ideareg.gridflow import Box, Carrier, interpolate, resample, shoot, wrapped
 from ideareg.integrators import RK4
-from ideareg.registration import Image, Registration, align_images
+from ideareg.registration import Image, Registration, Similarity, align_images
 from ideareg.registration.affine import Affine
 from ideareg.registration.images import determinants
 from ideareg.registration.imaging import Domain, _level, _value_and_gradient
+from ideareg.registration.similarity import SIMILARITIES
 from ideareg.shooting import shoot as shoot_points
 from ideareg.shooting import transport
 
-N = 32
+N = 28  # one resolution
 GRID = np.mgrid[:N, :N] - (N - 1) / 2
 
 
-def blob(a=1.0, b=1.0, shift=(0.0, 0.0), radius=8.0, grid=GRID):
+def blob(a=1.0, b=1.0, shift=(0.0, 0.0), radius=7.0, grid=GRID):
     """A soft ellipse with half axes a and b times the radius."""
     x, y = grid[0] - shift[0], grid[1] - shift[1]
     return 1 / (1 + np.exp(2 * (np.sqrt((x / a) ** 2 + (y / b) ** 2) - radius)))
@@ -44,16 +45,16 @@ def fit():
 @pytest.mark.usefixtures("double_precision")
 def test_grid_is_the_flow_of_its_nodes_as_particles():
     """The same Hamiltonian system; what is left is the time step, of second order."""
-    kernel, n = ik.Gaussian(1.0), 16
-    box = Box.of(kernel, (8.0, 8.0), (n, n))
-    x = box.nodes() - 4
+    kernel, n = ik.Gaussian(1.0), 20
+    box = Box.of(kernel, (10.0, 10.0), (n, n))
+    x = box.nodes() - 5
     density = 0.05 * np.exp(-(x**2).sum(1))[:, None] * np.array([1.0, 0.5]) * (1 + 0.3 * x[:, :1])
     waves = box.coefficients(density.T.reshape(2, n, n))
     state = State(box.nodes(), np.asarray(box.values(waves)).reshape(2, -1).T)
-    ham, at = Hamiltonian(kernel), np.array([[4.0, 4.0], [3.0, 5.3], [5.0, 5.0]])
+    ham, at = Hamiltonian(kernel), np.array([[5.0, 5.0], [4.0, 6.3], [6.0, 6.0]])
     path = shoot_points(ham, state, 10, RK4())
     goal = np.asarray(transport(ham, RK4(), path, at))
-    assert float(box.energy(waves)) == pytest.approx(float(path.energies[0]), rel=1e-10)
+    assert float(box.energy(waves)) == pytest.approx(float(path.energies[0]), rel=1e-6)
     errors = []
     for depth in (5, 10):
         flow = shoot(box, waves, depth)
@@ -85,21 +86,20 @@ def test_interpolation_and_resampling_are_exact_where_they_should_be():
     waves = box.coefficients(rng.normal(size=(12, 16)))
     finer = resample(waves, (12, 16), (24, 20))
     np.testing.assert_allclose(resample(finer, (24, 20), (12, 16)), waves, atol=1e-12)
-    values = np.fft.irfftn(np.asarray(finer), (24, 20))
+    values = np.fft.irfftn(np.asarray(finer), (24, 20), axes=(0, 1))
     np.testing.assert_allclose(values[::2, ::5], np.asarray(box.values(waves))[:, ::4], atol=1e-12)
     with pytest.raises(ValueError, match="even numbers of nodes"):
         Box.of(ik.Gaussian(1.0), (8.0,), (9,))
 
 
 @pytest.mark.usefixtures("double_precision")
-@pytest.mark.parametrize("similarity", ["ssd", "ncc", "mi"])
-def test_gradient_of_the_objective(similarity):
+def test_gradient_of_the_objective():
     source, target = Image.of(blob()), Image.of(blob(1.25, 0.8))
     kernel = ik.Matern52(5.0)
     domain = Domain.around(target, kernel)
     level = _level(
-        domain, kernel, np.full(2, 4.0), source, target, Affine.identity(2), similarity, 0.03,
-        1.0, (), 4, np.float64,
+        domain, kernel, np.full(2, 4.0), source, target, Affine.identity(2), "ssd", 0.03,
+        1.0, 1.0, (), 4, np.float64,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     z, way = 3 * rng.normal(size=(2, 2, *level.box.shape))
@@ -119,8 +119,8 @@ def test_disc_becomes_an_ellipse(fit):
     mismatch = np.mean((fit.transform_image() - fit.target_.values) ** 2)
     assert mismatch < 0.03 * np.mean((fit.source_.values - fit.target_.values) ** 2)
     # The ends of the half axes go with it: push-forward of points, pull-back of images.
-    ends = (N - 1) / 2 + 8.0 * np.array([[1.0, 0.0], [0.0, 1.0]])
-    goal = (N - 1) / 2 + 8.0 * np.array([[1.25, 0.0], [0.0, 0.8]])
+    ends = (N - 1) / 2 + 7.0 * np.array([[1.0, 0.0], [0.0, 1.0]])
+    goal = (N - 1) / 2 + 7.0 * np.array([[1.25, 0.0], [0.0, 0.8]])
     assert np.abs(fit.transform_points(ends) - goal).max() < 0.5
 
 
@@ -141,7 +141,7 @@ def test_inverse_and_jacobian(fit):
 def test_geodesic_and_trajectories(fit):
     np.testing.assert_allclose(fit.geodesic(0), fit.source_.values, atol=1e-12)
     np.testing.assert_allclose(fit.geodesic(1), fit.transform_image(), atol=1e-12)
-    x = np.array([[23.5, 15.5]])
+    x = np.array([[20.5, 13.5]])
     way = fit.trajectories(x)
     assert way.shape == (fit.depth + 1, 1, 2)
     np.testing.assert_allclose(way[-1], fit.transform_points(x), atol=1e-12)
@@ -152,7 +152,7 @@ def test_momentum_lies_along_the_gradient(fit):
     nodes = fit.control_points_ - (N - 1) / 2
     radius = np.sqrt((nodes**2).sum(1))
     strength = np.sqrt((fit.momentum_**2).sum(1))
-    edge = np.abs(radius - 8) < 3
+    edge = np.abs(radius - 7) < 3
     along = np.abs((fit.momentum_[edge] * nodes[edge]).sum(1)) / radius[edge]
     assert (along**2).sum() > 0.9 * (strength[edge] ** 2).sum()
     assert (strength[edge] ** 2).sum() > 0.7 * (strength**2).sum()
@@ -164,8 +164,8 @@ def test_units_and_axes_do_not_matter(fit):
     place = {"spacing": 0.5, "origin": [3.0, -1.0], "direction": turn}
     placed = [Image.of(image.values, **place) for image in (fit.source_, fit.target_)]
     other = Registration(2.0).fit(*placed)
-    np.testing.assert_allclose(other.transform_image(), fit.transform_image(), atol=2e-3)
-    assert other.distance_ == pytest.approx(fit.distance_ / 2, rel=0.02)
+    np.testing.assert_allclose(other.transform_image(), fit.transform_image(), atol=1e-4)
+    assert other.distance_ == pytest.approx(fit.distance_ / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["rigid", "similarity", "affine"])
@@ -175,7 +175,10 @@ def test_affine_maps_are_found(kind):
     if kind == "affine":
         matrix = matrix @ np.diag([1.0, 0.9])
     shift = np.array([2.0, -1.5])
-    draw = lambda x: blob(1.0, 0.5, grid=x)  # noqa: E731
+
+    def draw(x):  # an ellipse with a bump, so that one map alone fits
+        return blob(1.0, 0.5, grid=x) + 0.5 * blob(0.4, 0.4, (3.0, 2.0), grid=x)
+
     source, target = Image.of(draw(GRID)), Image.of(moved_by(draw, matrix, shift))
     with jax.enable_x64(True):
         found = align_images(source, target, kind)
@@ -184,16 +187,35 @@ def test_affine_maps_are_found(kind):
     np.testing.assert_allclose(found(middle[None])[0], middle + shift, atol=0.1)
 
 
-def test_other_brightness_needs_another_similarity():
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_similarities_and_their_gradients(name):
+    rng = np.random.default_rng(0)
+    source, target = Image.of(rng.uniform(size=(8, 8))), Image.of(rng.uniform(size=(8, 8)))
+    loss = Similarity.of(name, source, target)
+    x, way, h = 0.05 + 0.9 * source.values.ravel(), rng.normal(size=64), 1e-7
+    slope = np.asarray(jax.grad(lambda x: loss(x, 1.0))(x))
+    ends = [float(loss(x + s * h * way, 1.0)) for s in (1, -1)]
+    assert float(slope @ way) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-4, abs=1e-6)
+    itself = Similarity.of(name, target, target)
+    assert float(itself(target.values.ravel(), 1.0)) < float(loss(x, 1.0))
+    # Brightness and contrast: seen by the square differences alone.
+    other = Similarity.of(name, target.with_values(5 - 3 * target.values), target)
+    away = float(other(5 - 3 * target.values.ravel(), 1.0))
+    own = float(itself(target.values.ravel(), 1.0))
+    assert away > own + 1 if name == "ssd" else away == pytest.approx(own, abs=0.05)
+
+
+@pytest.mark.parametrize("similarity", ["ncc", pytest.param("mi", marks=pytest.mark.slow)])
+def test_other_brightness_needs_another_similarity(similarity):
     source, target = Image.of(blob()), Image.of(5 - 3 * blob(1.25, 0.8))
-    for similarity in ("ncc", "mi"):
-        found = Registration(4.0, similarity=similarity).fit(source, target)
-        seen = 5 - 3 * found.transform_image()
-        before = np.mean((5 - 3 * source.values - target.values) ** 2)
-        assert np.mean((seen - target.values) ** 2) < 0.1 * before
+    found = Registration(4.0, similarity=similarity).fit(source, target)
+    seen = 5 - 3 * found.transform_image()
+    before = np.mean((5 - 3 * source.values - target.values) ** 2)
+    assert np.mean((seen - target.values) ** 2) < 0.1 * before
 
 
-def test_landmarks_and_a_curve_help_the_image():
+def test_landmarks_help_the_image():
     """The image alone cannot know of a turn of the disc; landmarks can."""
     middle, angle = (N - 1) / 2, 0.4
     marks = middle + 5 * np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])

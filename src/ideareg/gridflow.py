@@ -48,10 +48,10 @@ class Box(eqx.Module):
     symbol : Array, shape (n_1, ..., n_d // 2 + 1)
         Fourier transform of the kernel sampled at the nodes, so that v = Γp is a product; zero for
         waves that are left out.
+    lengths : Array, shape (d,)
+        Of the box.
     shape : tuple of int
         Nodes along each axis, even.
-    lengths : tuple of float
-        Of the box.
 
     Examples
     --------
@@ -63,8 +63,8 @@ class Box(eqx.Module):
     """
 
     symbol: Any
+    lengths: Any
     shape: tuple[int, ...] = eqx.field(static=True)
-    lengths: tuple[float, ...] = eqx.field(static=True)
 
     @classmethod
     def of(cls, kernel: AbstractKernel, lengths: tuple[float, ...], shape: tuple[int, ...]) -> Box:
@@ -94,16 +94,16 @@ class Box(eqx.Module):
         values = np.asarray(kernel.gram(jnp.asarray(nodes), origin), dtype=np.float64)
         symbol = np.fft.rfftn(values.reshape(shape)).real
         symbol = np.maximum(symbol, FLOOR * symbol.max())
-        return cls(symbol * _kept(shape), tuple(shape), tuple(map(float, lengths)))
+        return cls(symbol * _kept(shape), np.asarray(lengths, dtype=np.float64), tuple(shape))
 
     @property
     def spacing(self) -> Floats:
         """Distance of nodes along each axis, shape (d,)."""
-        return np.array(self.lengths) / np.array(self.shape)
+        return np.asarray(self.lengths) / np.array(self.shape)
 
     def cast(self, dtype: Any) -> Box:
         """Return the box in another precision."""
-        return Box(np.asarray(self.symbol, dtype), self.shape, self.lengths)
+        return Box(np.asarray(self.symbol, dtype), np.asarray(self.lengths, dtype), self.shape)
 
     def nodes(self) -> Floats:
         """Return the coordinates of the nodes, shape (n, d)."""
@@ -156,13 +156,15 @@ def _kept(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return kept
 
 
-def _derivative(shape: tuple[int, ...], lengths: tuple[float, ...]) -> NDArray[np.complex128]:
+def _derivative(shape: tuple[int, ...], lengths: Any) -> Array:
     """Return the symbols of the partial derivatives, shape (d, n_1, ..., n_d // 2 + 1)."""
-    frequency = [
-        np.fft.rfftfreq(n, length / n) if axis == len(shape) - 1 else np.fft.fftfreq(n, length / n)
-        for axis, (n, length) in enumerate(zip(shape, lengths, strict=True))
+    last = len(shape) - 1
+    numbers = [
+        np.fft.rfftfreq(n, 1 / n) if axis == last else np.fft.fftfreq(n, 1 / n)
+        for axis, n in enumerate(shape)
     ]
-    return 2j * np.pi * np.stack(np.meshgrid(*frequency, indexing="ij"))
+    waves = 2j * np.pi * np.stack(np.meshgrid(*numbers, indexing="ij"))
+    return jnp.asarray(waves) / jnp.reshape(lengths, (-1,) + (1,) * len(shape))
 
 
 class Path(NamedTuple):
@@ -270,7 +272,7 @@ class Carrier(eqx.Module):
         d = len(fine)
         fields = jnp.fft.irfftn(waves, fine, axes=tuple(range(-d, 0)))
         fields = jax.vmap(wrapped, (0, None))(jnp.moveaxis(fields, 1, -1), 3 if smooth else 1)
-        spacing = jnp.asarray(np.array(box.lengths) / np.array(fine), path.h.dtype)
+        spacing = jnp.asarray(box.lengths / np.array(fine), path.h.dtype)
         return cls(fields, path.h, spacing, smooth)
 
     def __call__(self, x: Rows, back: bool = False) -> Rows:

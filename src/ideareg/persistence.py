@@ -43,7 +43,7 @@ LOADERS = {
     "WarpingRegressor": ("ideareg.estimators.warping", "WarpingRegressor.from_state"),
     "WarpingClassifier": ("ideareg.estimators.classifier", "WarpingClassifier.from_state"),
     "TablePipeline": ("ideareg.tables", "pipeline_from_state"),
-    "Registration": ("ideareg.registration.saving", "from_state"),
+    "Registration": ("ideareg.registration.registration", "Registration.from_state"),
 }
 
 

@@ -114,7 +114,8 @@ class Level(eqx.Module):
         Pixels of the target, in the box.
     similarity : Similarity
     riders : tuple of Rider
-    nu, scale : scalar
+    nu, scale, unit : scalar
+        Prices of action and mismatch, and the length of a pixel, so that z has no units.
     depth : int
     """
 
@@ -129,11 +130,12 @@ class Level(eqx.Module):
     riders: tuple[Rider, ...]
     nu: Any
     scale: Any
+    unit: Any
     depth: int = eqx.field(static=True)
 
     def value(self, z: Any) -> Scalar:
         """Return the objective of whitened momentum z, shape (d, n_1, ..., n_d)."""
-        p = self.box.momentum(z)
+        p = self.box.momentum(self.unit * z)
         carry = Carrier.of(self.box, shoot(self.box, p, self.depth), smooth=False)
         moved = carry(self.start, back=True) - self.start
         counts = [matrix.shape[1] for matrix in self.finer]
@@ -159,8 +161,8 @@ def _value_and_gradient(level: Level, z: Any) -> tuple[Scalar, Array]:
 
 def _level(
     domain: Domain, kernel: AbstractKernel, spacing: Floats, source: Image, target: Image,
-    affine: Affine, similarity: str, nu: float, weight: float, riders: Sequence[Rider],
-    depth: int, dtype: Any,
+    affine: Affine, similarity: str, nu: float, weight: float, unit: float,
+    riders: Sequence[Rider], depth: int, dtype: Any,
 ) -> Level:  # fmt: skip
     box = domain.box(kernel, np.maximum(spacing, target.spacing))
     counts = np.minimum(target.shape, np.ceil(2 * target.lengths / box.spacing).astype(int) + 1)
@@ -186,7 +188,7 @@ def _level(
         box.cast(dtype), np.asarray(source.values, dtype), inside, to_source,
         np.asarray(start, dtype), finer, np.asarray(pixels, dtype),
         Similarity.of(similarity, source, target, dtype), tuple(riders), np.asarray(nu, dtype),
-        np.asarray(weight * target.radius**2, dtype), depth,
+        np.asarray(weight * target.radius**2, dtype), np.asarray(unit, dtype), depth,
     )  # fmt: skip
 
 
@@ -249,6 +251,7 @@ def fit_images(
     least = RESOLUTION * width(kernel, target, 0.5)
     most = target.lengths.max() / ((MOST_NODES[target.dimension] if nodes is None else nodes) - 1)
     spacing = max(least, most) if nodes is None else most
+    unit = float(target.spacing.prod() ** (1 / target.dimension))
     z: Any = None
     box: Any = None
     count = 0
@@ -256,7 +259,7 @@ def fit_images(
         coarse, goal = source.coarser(factor), target.coarser(factor)
         level = _level(
             domain, kernel, np.full(len(goal.shape), spacing), coarse, goal, affine, similarity, nu,
-            weight, riders, depth, dtype,
+            weight, unit, riders, depth, dtype,
         )  # fmt: skip
         z = _prolong(z, box, level.box)
         box = level.box
@@ -267,7 +270,11 @@ def fit_images(
     if not np.isfinite(found.fun):
         result = Result.not_finite
     box = domain.box(kernel, np.maximum(spacing, target.spacing))
-    p = np.asarray(box.values(box.momentum(z.astype(np.float64)))).reshape(len(box.shape), -1).T
+    p = (
+        np.asarray(box.values(box.momentum(unit * z.astype(np.float64))))
+        .reshape(len(box.shape), -1)
+        .T
+    )
     return Shot(box, p, float(np.abs(found.jac).max(initial=0.0)), result, count)
 
 

@@ -32,6 +32,7 @@ from ideareg.registration.images import Image, determinants
 from ideareg.registration.imaging import Domain, Rider, fit_images
 from ideareg.registration.landmarks import match
 from ideareg.registration.parts import Parts, as_parts
+from ideareg.registration.saving import parameters, restore
 from ideareg.registration.shapes import Shape
 from ideareg.registration.similarity import Similarity
 from ideareg.registration.transforms import Transform
@@ -229,6 +230,11 @@ class Registration(Transform):
             self._descend(start, goal, guess)
         return self
 
+    @classmethod
+    def from_state(cls, header: dict[str, Any], arrays: dict[str, Any]) -> Registration:
+        """Rebuild what `save` wrote, for `ideareg.load`."""
+        return restore(cls(**parameters(header)), header, arrays)
+
     def _match(self, start: Shape, goal: Shape, guess: Floats | None) -> None:
         X, Y = start.points, goal.points
         self.control_points_ = X
@@ -324,10 +330,10 @@ class Registration(Transform):
         self.energy_drift_ = float(np.ptp(energies) / energies[0]) if energies[0] else 0.0
         if not finite:
             self.result_ = Result.not_finite
-        elif self.energy_drift_ > LARGEST_DRIFT:
-            self.result_ = Result.max_steps
         elif getattr(self, "smallest_jacobian_", 1.0) <= 0:
             self.result_ = Result.folded
+        elif self.energy_drift_ > LARGEST_DRIFT:
+            self.result_ = Result.max_steps
         self.converged_ = self.result_ is Result.converged
 
     # ------------------------------------------------------------ inside

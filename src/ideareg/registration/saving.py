@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ideareg import persistence
 from ideareg._types import Result
+from ideareg.estimators._base import scoped
 from ideareg.estimators._state import kernel_from_spec, kernel_spec
 from ideareg.gridflow import Box
 from ideareg.integrators import get_integrator
@@ -17,16 +18,13 @@ from ideareg.registration.flows import GridFlow, PointFlow
 from ideareg.registration.images import Image
 from ideareg.registration.shapes import Shape
 
-if TYPE_CHECKING:
-    from ideareg.registration.registration import Registration
-
 NUMBERS = ("nu_", "distance_", "residual_", "energy_drift_", "gap_")
 KERNELS = ("kernel", "attachment_kernel")
 # Parameters that are data of the fit; a loaded one has their defaults.
 NOT_SAVED = ("control_points", "weights")
 
 
-def save(fit: Registration, path: str | PathLike[str]) -> None:
+def save(fit: Any, path: str | PathLike[str]) -> None:
     """Write a fitted registration to one file; see `Registration.save`."""
     given = fit.get_params(deep=False)
     params = {
@@ -47,7 +45,7 @@ def save(fit: Registration, path: str | PathLike[str]) -> None:
     }  # fmt: skip
     flow = fit.flow_
     if isinstance(flow, GridFlow):
-        header |= {"shape": list(flow.box.shape), "lengths": list(flow.box.lengths),
+        header |= {"shape": list(flow.box.shape), "lengths": flow.box.lengths.tolist(),
                    "smallest_jacobian": fit.smallest_jacobian_}  # fmt: skip
         arrays |= {"frame_matrix": flow.frame.matrix, "frame_shift": flow.frame.shift}
         for name in ("source_", "target_", "warped_source_"):
@@ -61,15 +59,17 @@ def save(fit: Registration, path: str | PathLike[str]) -> None:
     persistence.write(path, "Registration", header, arrays)
 
 
-def from_state(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Registration:
-    """Rebuild what `save` wrote."""
-    from ideareg.registration.registration import Registration
-
-    params = {
+def parameters(header: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that `save` wrote."""
+    return {
         name: kernel_from_spec(value) if name in KERNELS else value
         for name, value in header["params"].items()
     }
-    fit = Registration(**params)
+
+
+@scoped
+def restore(fit: Any, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    """Give a registration with these parameters what `save` wrote, and return it."""
     fit.kernel_ = kernel_from_spec(header["kernel"])
     fit.affine_ = Affine(arrays["affine_matrix"], arrays["affine_shift"])
     fit.momentum_ = arrays["momentum"]
@@ -90,9 +90,7 @@ def from_state(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Registr
     return fit
 
 
-def _restore_images(
-    fit: Registration, header: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
+def _restore_images(fit: Any, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     box = Box.of(fit.kernel_, tuple(header["lengths"]), tuple(header["shape"]))
     frame = Affine(arrays["frame_matrix"], arrays["frame_shift"])
     fit.flow_ = GridFlow(box, frame, fit.momentum_, fit.depth)

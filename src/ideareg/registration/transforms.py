@@ -14,6 +14,7 @@ from ideareg.estimators._base import scoped
 from ideareg.registration.affine import Affine
 from ideareg.registration.flows import Flow, GridFlow
 from ideareg.registration.images import Image
+from ideareg.registration.saving import save
 from ideareg.registration.shapes import Shape
 
 Floats = NDArray[np.float64]
@@ -185,8 +186,6 @@ class Transform(BaseEstimator):
         OSError
             If the file cannot be written.
         """
-        from ideareg.registration.saving import save
-
         self._flow()
         save(self, path)
 
