@@ -13,8 +13,8 @@ from ideareg.registration.affine import Affine
 
 Floats = NDArray[np.float64]
 
-# The least number of pixels along an axis, and the most axes.
-FEWEST, AXES = 8, 3
+# The least number of pixels along an axis, the same of a coarsened image, and the most axes.
+FEWEST, COARSEST, AXES = 8, 12, 3
 
 
 class Image(NamedTuple):
@@ -251,11 +251,11 @@ def determinants(target: Image, places: Floats) -> Floats:
 
 
 def factors(shape: Sequence[int]) -> list[int]:
-    """Return by how much to coarsen at each resolution, coarse first: 8, 4, 2, 1 if they may.
+    """Return by how much to coarsen at each resolution, coarse first: 8, 4, 1 if they may.
 
     Examples
     --------
-    >>> factors((256, 256)), factors((40, 32))
-    ([8, 4, 2, 1], [2, 1])
+    >>> factors((256, 256)), factors((64, 48))
+    ([8, 4, 1], [4, 1])
     """
-    return [k for k in (8, 4, 2, 1) if k == 1 or min(shape) // k >= 16]
+    return [k for k in (8, 4, 1) if k == 1 or min(shape) // k >= COARSEST]
