@@ -63,7 +63,7 @@ class Registration(Transform):
     kernel : kernel, number, sequence of numbers, or None
         Γ of the flow. A number is the length of a Matern kernel of smoothness 5/2, in the units of
         the points; several numbers are the sum of one each, a multiscale kernel; None is the
-        source's radius (root mean square distance from its centroid), for images a tenth of it.
+        source's radius (root mean square distance from its centroid), a tenth of a target image's.
     nu : float or None
         Price of the action against the mismatch: for landmarks the sum of square distances; for
         curves and surfaces the square dual norm between the shapes relative to the target's, for
