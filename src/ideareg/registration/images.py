@@ -40,7 +40,7 @@ class Image(NamedTuple):
 
     Examples
     --------
-    >>> image = Image.of(np.ones((8, 8)), spacing=0.5, origin=[1.0, 0.0])
+    >>> image = Image.of(np.eye(8), spacing=0.5, origin=[1.0, 0.0])
     >>> image.to_physical([[2.0, 4.0]]).tolist()
     [[2.0, 2.0]]
     """

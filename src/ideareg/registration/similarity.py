@@ -3,7 +3,8 @@ r"""How much two images differ, from 0 (alike) to about 1 (nothing in common).
 * ``"ssd"``: :math:`\langle(I-J)^2\rangle/\mathrm{Var}\,J`, for images of the same modality;
 * ``"ncc"``: :math:`1 - r^2` with the correlation r, which does not see brightness and contrast;
 * ``"mi"``: 1 less the mutual information as a share of the target's entropy, from a histogram with
-  linear bins, for images of different modalities [1]_.
+  linear bins, for images of different modalities [1]_. It varies less than the others, so that a
+  tenth of the price nu suits it.
 
 References
 ----------
@@ -45,8 +46,9 @@ class Similarity(eqx.Module):
     --------
     >>> ramp = Image.of(np.linspace(0, 1, 64).reshape(8, 8))
     >>> turned = np.asarray(ramp.values.ravel()[::-1])
-    >>> [round(float(Similarity.of(s, ramp, ramp)(turned, 1.0)), 2) for s in SIMILARITIES]
-    [4.0, 0.0, 0.11]
+    >>> losses = [Similarity.of(name, ramp, ramp) for name in ("ssd", "ncc")]
+    >>> [round(abs(float(loss(turned, 1.0))), 2) for loss in losses]
+    [4.0, 0.0]
     """
 
     name: str = eqx.field(static=True)
