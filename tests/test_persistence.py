@@ -22,6 +22,7 @@ ARRAYS = {
     "empty": np.zeros((0, 3)),
     "flags": np.array([True, False]),
     "codes": np.arange(3, dtype=np.uint8),
+    "single": np.arange(3, dtype=np.float32),
     "counts": np.arange(3),
 }
 
@@ -89,7 +90,7 @@ def test_a_file_is_not_more_private_than_others(path, tmp_path):
 @pytest.mark.parametrize(
     ("header", "arrays", "match"),
     [
-        ({}, {"a": np.zeros(2, np.float32)}, "'a' has dtype float32: a model file holds float64"),
+        ({}, {"a": np.zeros(2, np.float16)}, "'a' has dtype float16: a model file holds float64"),
         ({}, {"a": np.array([object()])}, "dtype object"),
         ({"f": len}, {}, "cannot hold a builtin_function_or_method"),
         ({1: "one"}, {}, "needs text keys"),

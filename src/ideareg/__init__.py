@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ideareg import kernels
     from ideareg.blocks import Warp
     from ideareg.estimators import (
+        REMClassifier,
+        REMRegressor,
         WarpingClassifier,
         WarpingRegressor,
         nugget_path,
@@ -34,6 +36,8 @@ __all__ = [
     "LeastAction",
     "Map",
     "ModelFileError",
+    "REMClassifier",
+    "REMRegressor",
     "Registration",
     "State",
     "Trajectory",
@@ -61,6 +65,8 @@ _HOMES = {
     "LeastAction": "leastaction",
     "Map": "formation",
     "ModelFileError": "persistence",
+    "REMClassifier": "estimators",
+    "REMRegressor": "estimators",
     "Registration": "registration",
     "State": "hamiltonian",
     "Trajectory": "shooting",

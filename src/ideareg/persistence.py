@@ -30,7 +30,7 @@ Model = tuple[str, dict[str, Any], Arrays]
 
 FORMAT = "ideareg-model"
 FORMAT_VERSION = 1
-DTYPES = {"F64": "float64", "I64": "int64", "BOOL": "bool", "U8": "uint8"}
+DTYPES = {"F64": "float64", "F32": "float32", "I64": "int64", "BOOL": "bool", "U8": "uint8"}
 
 MAX_FILE_BYTES = 4 << 30
 MAX_HEADER_BYTES = 16 << 20
@@ -42,6 +42,8 @@ MAX_NAME = 200
 LOADERS = {
     "WarpingRegressor": ("ideareg.estimators.warping", "WarpingRegressor.from_state"),
     "WarpingClassifier": ("ideareg.estimators.classifier", "WarpingClassifier.from_state"),
+    "REMClassifier": ("ideareg.estimators.rem", "REMClassifier.from_state"),
+    "REMRegressor": ("ideareg.estimators.rem", "REMRegressor.from_state"),
     "TablePipeline": ("ideareg.tables", "pipeline_from_state"),
     "Registration": ("ideareg.registration.registration", "Registration.from_state"),
 }
@@ -132,7 +134,7 @@ def write(
     header : mapping
         Plain values: strings, numbers (also infinite or NaN), booleans, None, lists and dicts.
     arrays : mapping of str to array
-        Arrays of float64, int64, bool or uint8.
+        Arrays of float64, float32, int64, bool or uint8.
 
     Raises
     ------
@@ -276,7 +278,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    WarpingRegressor, WarpingClassifier, Registration or sklearn.pipeline.Pipeline
+    WarpingRegressor, WarpingClassifier, REMClassifier, REMRegressor, Registration or
+    sklearn.pipeline.Pipeline
         The fitted model. No code in the file is run, and none of the training code is needed.
 
     Raises

@@ -127,7 +127,7 @@ class Progress:
         """Report one iteration; return True to stop this descent."""
         stop = False
         if self.bar is not None:
-            note = f"loss {record['loss']:.4g}"
+            note = f"loss {record['loss']:.4g}" if "loss" in record else ""
             self.bar.update(self.task, advance=1, description=stage, note=note)
         if self.context is not None:
             X, y = self.data
