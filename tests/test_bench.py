@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from ideareg import WarpingClassifier, WarpingRegressor
-from ideareg.bench import CLASSIFY, DROPOUT, UCI, UCI_GAP, dropout, published
+from ideareg import REMClassifier, WarpingClassifier, WarpingRegressor
+from ideareg.bench import CLASSIFY, DROPOUT, IMAGES, UCI, UCI_GAP, dropout, published
 from ideareg.bench.suite import Task, key, parse_splits, unfinished, versions
 
 
@@ -285,3 +285,46 @@ def test_what_the_regularisers_do_to_the_network():
     slack = nets["nugget"].z
     relaxed = dropout.outputs(nets["nugget"], X, np.sqrt(10.0) * slack)
     assert float(np.mean((relaxed - Y) ** 2)) < 0.5 * error["nugget"]
+
+
+# ---------------------------------------------------------------- images
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    random = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    X = (40 * random.random((400, 9, 9)) + 150 * (y[:, None, None] * np.eye(9))).astype(np.uint8)
+    np.savez(tmp_path / "img_digits8x8.npz", X=X, y=y)
+    parts = {"X_train": X[:350], "y_train": y[:350], "X_test": X[350:], "y_test": y[350:]}
+    np.savez(tmp_path / "img_mnist.npz", **parts)
+    return tmp_path
+
+
+def test_sets_of_images(pictures):
+    assert IMAGES.load(pictures, "digits").test_mask.sum(0).tolist() == [1] * 400
+    few = IMAGES.load(pictures, "mnist-300")
+    assert [few.training(split).sum() for split in range(5)] == [300] * 5
+    assert not (few.training(0) & few.test_mask[0]).any()
+    assert (few.training(0) != few.training(1)).any()
+    rotated = IMAGES.load(pictures, "rotated")
+    assert rotated.X.shape == (400, 81)
+    assert (rotated.X != IMAGES.load(pictures, "mnist").X).any()
+
+
+def test_images_run(pictures, monkeypatch):
+    monkeypatch.setitem(REMClassifier.__init__.__kwdefaults__, "n_patches", (6, 6))
+    methods = ["ideareg", "turns", "svc"]
+    tasks = IMAGES.plan(pictures, ["mnist-300", "rotated"], [0], methods)
+    assert [task.method for task in tasks] == ["ideareg", "svc", *methods]
+    rows = list(IMAGES.run(pictures, [task for task in tasks if task.method != "svc"]))
+    assert all(0 <= row["error"] <= 0.5 and math.isfinite(row["log_loss"]) for row in rows)
+    assert rows[0]["error"] < 0.1
+
+
+def test_images_refuse_other_files(tmp_path):
+    np.savez(tmp_path / "img_mnist.npz", X=np.zeros((4, 4)), y=np.zeros(4))
+    with pytest.raises(ValueError, match=r"X \(4, 4\) and y \(4,\) are not images"):
+        IMAGES.load(tmp_path, "mnist")
+    with pytest.raises(ValueError, match="unknown set 'svhn'"):
+        IMAGES.load(tmp_path, "svhn")

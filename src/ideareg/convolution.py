@@ -32,8 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
-
-from ideareg._rows import centres
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.floating[Any]]
 Maps = Float[Array, "n h w c"]
@@ -43,6 +43,7 @@ WHITENING_RIDGE = 1e-3
 # Inducing patches are centres of that many, taken from that many images.
 SAMPLED_PATCHES = 20_000
 SAMPLED_IMAGES = 2_000
+MEANS_ITERATIONS = 25
 # Bytes that the widest maps of a batch may take; small, so that they stay near the cache.
 BATCH_BYTES = 8 << 20
 # Squared norms below this share of a patch's own square are the rounding of its mean.
@@ -177,6 +178,22 @@ def sample_patches(
     return taken[kept] / norm[kept, None]
 
 
+def sphere_means(unit: Floats, count: int, random: np.random.RandomState) -> Floats:
+    """Return at most ``count`` unit vectors that stand for the rows of ``unit``, by k-means.
+
+    One thread and single precision: the sums have one order, and nothing hangs on their last bits.
+    """
+    distinct = np.unique(unit.astype(np.float32), axis=0)
+    if len(distinct) > count:
+        model = KMeans(
+            count, init="random", n_init=1, max_iter=MEANS_ITERATIONS, random_state=random
+        )
+        with threadpool_limits(limits=1):
+            distinct = model.fit(distinct).cluster_centers_
+    norm = np.linalg.norm(distinct.astype(np.float64), axis=1, keepdims=True)
+    return distinct[norm[:, 0] > 0] / norm[norm[:, 0] > 0]
+
+
 def fit_layer(
     maps: Floats, plan: Plan, periodic: bool, random: np.random.RandomState
 ) -> PatchLayer:
@@ -199,9 +216,7 @@ def fit_layer(
     unit = sample_patches(maps, plan, periodic, random)
     if not len(unit):
         raise ValueError("X: every patch of the images is flat, so there is nothing to learn from.")
-    found = centres(unit, np.ones(len(unit)), plan.patches, random.randint(2**31 - 1))
-    norm = np.sqrt((found**2).sum(1, keepdims=True))
-    found = found[norm[:, 0] > 0] / norm[norm[:, 0] > 0]
+    found = sphere_means(unit, plan.patches, random)
     return layer_of(found, sides, channels, plan, periodic, maps.dtype)
 
 

@@ -82,7 +82,7 @@ class Extractor(NamedTuple):
 
 def moved_by(group: AbstractGroup, images: Floats, element: int) -> Floats:
     """Return g x for each image."""
-    rows = images.reshape(len(images), -1)
+    rows = images.reshape(len(images), group.n_points * images.shape[-1])
     moved = group.act(rows, element, images.shape[-1])
     return np.asarray(moved, dtype=images.dtype).reshape(images.shape)
 

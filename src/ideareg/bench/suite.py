@@ -36,11 +36,19 @@ class Task(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """Inputs (n, d), targets (n,) and the test rows of each split (splits, n)."""
+    """Inputs (n, d), targets (n,) and the test rows of each split (splits, n).
+
+    Training rows are the others, unless ``train_mask`` (splits, n) says which.
+    """
 
     X: np.ndarray
     y: np.ndarray
     test_mask: np.ndarray
+    train_mask: np.ndarray | None = None
+
+    def training(self, split: int) -> np.ndarray:
+        """Return the training rows of a split as a mask (n,)."""
+        return ~self.test_mask[split] if self.train_mask is None else self.train_mask[split]
 
 
 class Case(NamedTuple):
@@ -154,7 +162,7 @@ class Suite:
                 last = len(data.test_mask) - 1
                 raise ValueError(f"set {name!r} has splits 0-{last}, so there is no {chosen[-1]}")
             for split in chosen:
-                rows = (~data.test_mask[split]).sum()
+                rows = data.training(split).sum()
                 fitting = [m for m in methods if rows <= self.largest.get(m, math.inf)]
                 tasks += [Task(name, split, method) for method in fitting]
         return tasks
@@ -190,7 +198,8 @@ class Suite:
             if data is None or data[0] != task.set:
                 data = (task.set, self.load(folder, task.set))
             X, y, test = data[1].X, data[1].y, data[1].test_mask[task.split]
-            case = Case(X[~test], y[~test], X[test], y[test])
+            train = data[1].training(task.split)
+            case = Case(X[train], y[train], X[test], y[test])
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a peer's remarks on its own convergence
@@ -335,6 +344,8 @@ def unfinished(tasks: Sequence[Task], rows: Sequence[Row]) -> list[Task]:
 def _shown(score: tuple[float, float], digits: int) -> str:
     mean, error = score
     if digits == 0:
-        return f"{100 * mean:.1f}" + ("" if math.isnan(error) else f" ± {100 * error:.1f}") + " %"
+        places = 1 if mean >= 0.1 else 2
+        deviation = "" if math.isnan(error) else f" ± {100 * error:.{places}f}"
+        return f"{100 * mean:.{places}f}{deviation} %"
     places = max(0, digits - 1 - math.floor(math.log10(max(abs(mean), 1e-12))))
     return f"{mean:.{places}f}" + ("" if math.isnan(error) else f" ± {error:.{places}f}")

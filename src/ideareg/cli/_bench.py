@@ -78,6 +78,17 @@ _command(
     RMSE in standard deviations, with and without noise on the test inputs.
     """,
 )
+_command(
+    "images",
+    "0",
+    """Classification of images: error, log-loss, seconds.
+
+    MNIST, Fashion-MNIST, a part of CIFAR-10 and 8x8 digits; "mnist-1000" is MNIST with 1000 labels,
+    another draw for each split; "rotated" is MNIST, 12,000 rows, turned by random angles. Methods:
+    the default REMClassifier; on the turned images also with the group of 8 turns; and
+    scikit-learn's RBF support vector machine and histogram gradient boosting, up to 15,000 rows.
+    """,
+)
 
 
 def _bench(

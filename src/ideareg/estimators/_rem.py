@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,12 @@ def check_dtype(dtype: Any) -> str:
 def read_settings(model: Any, columns: int) -> Settings:
     """Check the parameters of an estimator for rows of ``columns`` pixels; set ``image_shape_``."""
     *sides, channels = grid(model.image_shape, columns)
+    if model.image_shape is None and channels > 1:
+        warnings.warn(
+            f"image_shape is None and X has {columns} columns, no square: rows go to the read-out "
+            "as they are, without layers; give the image_shape if they are images.",
+            stacklevel=4,
+        )
     check_integer("n_centres", model.n_centres, 1)
     for name in ("gamma", "ridge"):
         value = getattr(model, name)
@@ -60,7 +67,7 @@ def grid(image_shape: Any, columns: int) -> tuple[int, int, int]:
     """Return height, width and channels of rows of ``columns`` pixels."""
     if image_shape is None:
         side = math.isqrt(columns)
-        return (side, side, 1) if side**2 == columns else (1, columns, 1)
+        return (side, side, 1) if side**2 == columns else (1, 1, columns)
     shape = tuple(np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist())
     if len(shape) not in (2, 3):
         raise ValueError(
@@ -104,10 +111,10 @@ def plans(model: Any, sides: tuple[int, int]) -> tuple[Plan, ...]:
         given[name] = _numbers(name, getattr(model, name))
         for value in given[name]:
             check_integer(name, value, 1)
-    for name in ("alpha", "sigma"):
+    for name in ("sharpness", "sigma"):
         given[name] = _numbers(name, getattr(model, name))
         for value in given[name]:
-            _check_real(name, value, least=0.0, strict=name == "alpha")
+            _check_real(name, value, least=0.0, strict=name == "sharpness")
     for name, values in given.items():
         if len(values) != depth and getattr(model, name) is not None:
             raise ValueError(
@@ -126,7 +133,7 @@ def plans(model: Any, sides: tuple[int, int]) -> tuple[Plan, ...]:
         stride = given["stride"][i] if given["stride"] else stride
         sigma = (LAST_SIGMA if last else 0.5) * stride
         sigma = given["sigma"][i] if given["sigma"] else sigma
-        numbers = int(given["window"][i]), int(given["n_patches"][i]), float(given["alpha"][i])
+        numbers = int(given["window"][i]), int(given["n_patches"][i]), float(given["sharpness"][i])
         found.append(Plan(*numbers, int(stride), float(sigma), centred=i == 0))
         side = -(-side // stride)
     return tuple(found)

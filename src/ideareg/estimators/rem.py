@@ -8,7 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    RegressorMixin,
+    TransformerMixin,
+)
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -23,7 +29,7 @@ from ideareg.pointwise import SquaredHinge
 Floats = NDArray[np.floating[Any]]
 
 
-class _REM(BaseEstimator):
+class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What classifier and regressor share: the parameters, images, features, files."""
 
     machine_: Machine
@@ -34,7 +40,7 @@ class _REM(BaseEstimator):
         *,
         n_patches: tuple[int, ...] = (48, 200),
         window: tuple[int, ...] = (5, 3),
-        alpha: tuple[float, ...] = (3.0, 4.0),
+        sharpness: tuple[float, ...] = (3.0, 4.0),
         stride: tuple[int, ...] | None = None,
         sigma: tuple[float, ...] | None = None,
         group: Any = None,
@@ -49,7 +55,7 @@ class _REM(BaseEstimator):
         self.image_shape = image_shape
         self.n_patches = n_patches
         self.window = window
-        self.alpha = alpha
+        self.sharpness = sharpness
         self.stride = stride
         self.sigma = sigma
         self.group = group
@@ -79,6 +85,15 @@ class _REM(BaseEstimator):
         self.gamma_, self.ridge_ = machine.regressor.gamma, held.ridge
         self.score_ = held.score
         return held
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = [self.dtype]
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.machine_.standard.mean)
 
     def _images(self, X: ArrayLike) -> Floats:
         check_is_fitted(self)
@@ -126,7 +141,7 @@ class REMClassifier(ClassifierMixin, _REM):
     .. math:: f(x) = \sum_j \alpha_j\,|G|^{-1}\sum_{g\in G} e^{-\gamma|F(gx)-F(z_j)|^2}
 
     F are the features of layers of REM kernels: patches less their mean, a dot-product kernel
-    :math:`|u||u'|e^{\alpha(\cos\angle(u,u')-1)}` of patches through inducing ones, Gaussian
+    :math:`|u||u'|e^{a(\cos\angle(u,u')-1)}` of patches through inducing ones, Gaussian
     pooling; see `ideareg.convolution`. Nothing is learned from labels but the weights on the
     centres :math:`z_j`, by ridge regression on targets ±1, in closed form. γ and the ridge are
     those of greatest held-out likelihood, and probabilities are scaled and shifted on the held-out
@@ -136,14 +151,14 @@ class REMClassifier(ClassifierMixin, _REM):
     ----------
     image_shape : tuple of int, default=None
         (height, width) or (height, width, channels) of the image that a row is, flattened with
-        channels last. A series is an image of height 1. None: a square grey image where the number
-        of columns is a square, else a series.
+        channels last. A series is an image of height 1. None: a square grey image, if the number
+        of columns is a square; if not, a warning, and rows go to the read-out without layers.
     n_patches : tuple of int, default=(48, 200)
         Inducing patches of each layer; their number is that of the layers.
     window : tuple of int, default=(5, 3)
         Width of the patches of each layer; less along an axis that is shorter.
-    alpha : tuple of float, default=(3.0, 4.0)
-        Sharpness of the kernel of each layer.
+    sharpness : tuple of float, default=(3.0, 4.0)
+        a of the kernel of each layer.
     stride : tuple of int, default=None
         Steps of each layer's pooled grid. None: the first halves a grid of 16 points or more, the
         last leaves about 5 points an axis, any between halve. Grids less than 3 points wide have no
@@ -233,7 +248,8 @@ class REMClassifier(ClassifierMixin, _REM):
         return self
 
     def _log_probability(self, X: ArrayLike) -> Floats:
-        return self._calibration.log_probability(self._predict(X) + self._offset)
+        f = self._predict(X)  # first: it refuses an estimator that is not fitted
+        return self._calibration.log_probability(f + self._offset)
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """Return log-odds, or log probabilities where there are more than two classes.
@@ -255,7 +271,7 @@ class REMClassifier(ClassifierMixin, _REM):
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable class of each row of X, shape (n_samples,)."""
-        best = self._log_probability(X).argmax(axis=1)  # refuses an estimator that is not fitted
+        best = self._log_probability(X).argmax(axis=1)
         return self.classes_[best]
 
 
@@ -268,9 +284,9 @@ class REMRegressor(RegressorMixin, _REM):
 
     Parameters
     ----------
-    image_shape, n_patches, window, alpha, stride, sigma, group, periodic, n_centres, gamma, ridge
+    image_shape, n_patches, window, sharpness, stride, sigma, group, periodic
         As for `REMClassifier`.
-    dtype, random_state, verbose
+    n_centres, gamma, ridge, dtype, random_state, verbose
         Likewise.
 
     Attributes
@@ -348,6 +364,11 @@ class REMRegressor(RegressorMixin, _REM):
             mean, variance = self.machine_.moments(images)
         std = np.sqrt(variance[:, None] * self._amplitude) * self._spread
         return self._shaped(mean * self._spread + self._mean), self._shaped(std)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
     def _shaped(self, Y: Floats) -> Floats:
         return Y[:, 0] if self._one_output else Y
