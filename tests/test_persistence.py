@@ -186,7 +186,7 @@ def test_wrong_description(path, changes):
 @pytest.mark.parametrize(
     ("entry", "match"),
     [
-        ({"dtype": "F32"}, "array 'momentum' of unexpected type 'F32'"),
+        ({"dtype": "F16"}, "array 'momentum' of unexpected type 'F16'"),
         ({"shape": [3, 5]}, "declaration of array 'momentum'"),
         ({"shape": [2**40, 2**40]}, "declaration of array 'momentum'"),
         ({"shape": [3, -4]}, "declaration of array 'momentum'"),

@@ -25,6 +25,7 @@ from ideareg.nystrom import (
     Tiles,
     choose_ridge,
     climb,
+    held_out_variance,
     judge,
 )
 
@@ -127,7 +128,7 @@ def fit_machine(
     report: Callable[[str], Any],
     *,
     variance: bool = False,
-) -> tuple[Machine, Ridge]:
+) -> tuple[Machine, Ridge, Floats]:
     """Fit the layers without labels, choose γ and λ by held-out rows, and solve for the weights.
 
     Parameters
@@ -146,8 +147,11 @@ def fit_machine(
 
     Returns
     -------
-    Machine, Ridge
-        The latter with held-out predictions, of the final machine.
+    machine : Machine
+    held : Ridge
+        What the final machine predicts for held-out rows.
+    spread : ndarray
+        The variance of these, in units of the amplitude; empty unless asked for.
     """
     report("layers")
     layers = fit_layers(_turned(images, settings.group, random), settings.plans,
@@ -185,7 +189,8 @@ def fit_machine(
     sums = Sums.of(basis, _reported(tiles, report), Y, fold)
     best = best_ridge(sums, Y, score)
     regressor = Regressor.of(basis, sums, best.ridge, variance=variance)
-    return Machine(extractor, standard, regressor), best
+    spread = held_out_variance(sums, best.ridge) if variance else np.empty(0)
+    return Machine(extractor, standard, regressor), best, spread
 
 
 def slices(F: Floats) -> Tiles:

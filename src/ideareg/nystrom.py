@@ -17,7 +17,7 @@ the scale of the uncertainty need no second pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +35,8 @@ Score = Callable[[Floats, Ints], float]
 JITTER = {"float32": 1e-5, "float64": 1e-9}
 # ... and of float64, where a matrix is positive in exact numbers only.
 ROUNDING = 1e-10
-# Steps of a search, at most.
-CLIMBS = 8
+# Steps of a search, at most, and what each must gain of the score, relatively.
+CLIMBS, GAIN = 8, 1e-3
 
 
 class Standard(NamedTuple):
@@ -139,15 +139,11 @@ class Sums(NamedTuple):
 
 
 class Ridge(NamedTuple):
-    """A ridge λ, its score, and what it says of the held-out rows.
-
-    ``variance`` is that of the function and of one observation, in units of the amplitude.
-    """
+    """A ridge λ, its score, and what it predicts for the held-out rows."""
 
     ridge: float
     score: float
     predicted: Floats
-    variance: Floats
     rows: Ints
 
 
@@ -160,17 +156,29 @@ def ridge_factor(gram: Floats, ridge: float) -> Any:
 
 def judge(sums: Sums, Y: Floats, ridge: float, score: Score) -> Ridge:
     """Return what a ridge makes of the held-out rows, each without its fold in the sums."""
-    predicted, variance = [], []
-    for held in sums.held:
-        wide = held.features.astype(np.float64)
-        factor = ridge_factor(sums.gram - wide.T @ wide, ridge)
+    predicted = []
+    for factor, wide, held in _folds(sums, ridge):
         right = sums.right - wide.T @ Y[held.rows]
-        half = solve_triangular(factor[0], wide.T, lower=True, check_finite=False)
         predicted.append(wide @ cho_solve(factor, right))
-        variance.append(held.rest + ridge * (1 + (half**2).sum(0)))
     rows = np.concatenate([held.rows for held in sums.held])
     f = np.concatenate(predicted)
-    return Ridge(ridge, score(f, rows), f, np.concatenate(variance), rows)
+    return Ridge(ridge, score(f, rows), f, rows)
+
+
+def held_out_variance(sums: Sums, ridge: float) -> Floats:
+    """Return the variance of held-out observations, in units of the amplitude, as in `judge`."""
+    parts = []
+    for factor, wide, held in _folds(sums, ridge):
+        half = solve_triangular(factor[0], wide.T, lower=True, check_finite=False)
+        parts.append(held.rest + ridge * (1 + (half**2).sum(0)))
+    return np.concatenate(parts)
+
+
+def _folds(sums: Sums, ridge: float) -> Iterator[tuple[Any, Floats, Held]]:
+    """Yield the factor of the sums without each fold, and the fold."""
+    for held in sums.held:
+        wide = held.features.astype(np.float64)
+        yield ridge_factor(sums.gram - wide.T @ wide, ridge), wide, held
 
 
 def choose_ridge(sums: Sums, Y: Floats, score: Score, start: float) -> Ridge:
@@ -181,14 +189,14 @@ def choose_ridge(sums: Sums, Y: Floats, score: Score, start: float) -> Ridge:
 def climb(attempt: Callable[[float], Ridge], start: float, step: float) -> tuple[float, Ridge]:
     """Divide or multiply a number by ``step`` while held-out scores rise; return it and the best.
 
-    A tie goes to the value that was there first.
+    A step must gain `GAIN`: on a plateau the search stays where it is.
     """
     best, at = attempt(start), start
     for factor in (1 / step, step):
         moved = False
         for _ in range(CLIMBS):
             option = attempt(at * factor)
-            if not option.score > best.score:
+            if not option.score > best.score + GAIN * abs(best.score):
                 break
             best, at, moved = option, at * factor, True
         if moved:
