@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ideareg.convolution import Floats, PatchLayer, Plan, fit_layers, in_batches
+from ideareg.convolution import SAMPLED_IMAGES, Floats, PatchLayer, Plan, fit_layers, in_batches
 from ideareg.kernels.groups import AbstractGroup
 from ideareg.nystrom import (
     Basis,
@@ -29,9 +29,11 @@ from ideareg.nystrom import (
     judge,
 )
 
-# Rows that widths are compared on, and the centres that they are compared with.
-SELECTION_ROWS = 5_000
-SELECTION_CENTRES = 2_000
+# Rows whose features are held in memory, to standardise by, and their bytes, all that a group makes
+# of a row included.
+KEPT_ROWS, KEPT_BYTES = 5_000, 1 << 30
+# Rows that widths are compared on.
+WIDTH_ROWS = 2_500
 FOLDS = 5
 # Rows at a time after the layers, all that a group makes of them included.
 TILE = 1_024
@@ -116,7 +118,7 @@ class Machine(NamedTuple):
 def fold_numbers(n: int, random: np.random.RandomState) -> NDArray[np.intp]:
     """Return the fold of each row; of many rows only the first fold is ever held out."""
     fold = random.permutation(np.arange(n) % min(FOLDS, max(n, 1)))
-    return np.where(fold > 0, -1, fold) if n > SELECTION_ROWS else fold
+    return np.where(fold > 0, -1, fold) if n > KEPT_ROWS else fold
 
 
 def fit_machine(
@@ -154,43 +156,66 @@ def fit_machine(
         The variance of these, in units of the amplitude; empty unless asked for.
     """
     report("layers")
-    layers = fit_layers(_turned(images, settings.group, random), settings.plans,
-                        settings.periodic, random)  # fmt: skip
+    sample = _turned(images, settings.group, random)
+    layers = fit_layers(sample, settings.plans, settings.periodic, random)
     extractor = Extractor(layers, settings.group, settings.channels)
-    chosen = random.permutation(len(images))[: max(SELECTION_ROWS, settings.centres)]
-    fold = fold_numbers(len(images), random)
-    some = np.sort(chosen[:SELECTION_ROWS])
+    order = random.permutation(len(images))
+    some = np.sort(order[: _kept_rows(extractor, images)])
     F = np.concatenate([F for _, F in extractor.tiles(images[some])], axis=1)
     standard = Standard.of(F)
     F = standard(F)
     gamma = settings.gamma
-
-    def best_ridge(sums: Sums, Y: Floats, score: Score) -> Ridge:
-        if settings.ridge is not None:
-            return judge(sums, Y, settings.ridge, score)
-        return choose_ridge(sums, Y, score, FIRST_RIDGE)
-
     if gamma is None:
-        few = np.sort(random.permutation(len(some))[:SELECTION_CENTRES])
-        folds = fold_numbers(len(some), random)
-
-        def attempt(value: float) -> Ridge:
-            report("width")
-            basis = Basis.of(F[0][few], value)
-            sums = Sums.of(basis, slices(F), Y[some], folds)
-            return best_ridge(sums, Y[some], lambda f, rows: score(f, some[rows]))
-
-        gamma, _ = climb(attempt, FIRST_GAMMA, 2.0)
-    same = len(some) == len(images)
-    placed = np.sort(chosen[: settings.centres])
-    centres = F[0][placed] if same else standard(extractor.flat(images[placed]))
+        gamma = _choose_width(
+            F, Y[some], settings.ridge, lambda f, rows: score(f, some[rows]), random, report
+        )
+    placed = np.sort(order[: settings.centres])
+    if len(some) == len(images):
+        centres, tiles = F[0][placed], slices(F)
+    else:
+        centres = standard(extractor.flat(images[placed]))
+        del F
+        tiles = ((rows, standard(G)) for rows, G in extractor.tiles(images))
     basis = Basis.of(centres, gamma)
-    tiles = slices(F) if same else ((r, standard(G)) for r, G in extractor.tiles(images))
+    fold = fold_numbers(len(images), random)
     sums = Sums.of(basis, _reported(tiles, report), Y, fold)
-    best = best_ridge(sums, Y, score)
+    best = _best_ridge(sums, Y, score, settings.ridge)
     regressor = Regressor.of(basis, sums, best.ridge, variance=variance)
     spread = held_out_variance(sums, best.ridge) if variance else np.empty(0)
     return Machine(extractor, standard, regressor), best, spread
+
+
+def _kept_rows(extractor: Extractor, images: Floats) -> int:
+    """Return how many rows of features to hold in memory."""
+    count = 1 if extractor.group is None else extractor.group.actions
+    each = count * extractor.flat(images[:1]).nbytes
+    return min(KEPT_ROWS, max(KEPT_BYTES // each, 100))
+
+
+def _choose_width(
+    F: Floats, Y: Floats, ridge: float | None, score: Score, random: np.random.RandomState,
+    report: Callable[[str], Any],
+) -> float:  # fmt: skip
+    """Return the γ of the best held-out score, for features (G, n, d).
+
+    All rows that are compared are centres: with fewer, smooth functions fit best for want of them.
+    """
+    few = np.sort(random.permutation(len(Y))[:WIDTH_ROWS])
+    F, Y = F[:, few], Y[few]
+    fold = fold_numbers(len(Y), random)
+
+    def attempt(gamma: float) -> Ridge:
+        report("width")
+        sums = Sums.of(Basis.of(F[0], gamma), slices(F), Y, fold)
+        return _best_ridge(sums, Y, lambda f, rows: score(f, few[rows]), ridge)
+
+    return climb(attempt, FIRST_GAMMA, 2.0)[0]
+
+
+def _best_ridge(sums: Sums, Y: Floats, score: Score, ridge: float | None) -> Ridge:
+    if ridge is not None:
+        return judge(sums, Y, ridge, score)
+    return choose_ridge(sums, Y, score, FIRST_RIDGE)
 
 
 def slices(F: Floats) -> Tiles:
@@ -211,7 +236,7 @@ def _turned(images: Floats, group: AbstractGroup | None, random: np.random.Rando
     """Return a sample of images, each moved by a random element, to learn patches from."""
     if group is None:
         return images
-    some = images[np.sort(random.permutation(len(images))[:2_000])].copy()
+    some = images[np.sort(random.permutation(len(images))[:SAMPLED_IMAGES])].copy()
     element = random.randint(group.actions, size=len(some))
     for g in range(group.actions):
         some[element == g] = moved_by(group, some[element == g], g)
