@@ -34,7 +34,8 @@ from ideareg.nystrom import (
 KEPT_ROWS, KEPT_BYTES = 5_000, 1 << 30
 # Rows that widths are compared on.
 WIDTH_ROWS = 2_500
-FOLDS = 5
+# Folds of few rows; of many, one, of at most that many rows.
+FOLDS, HELD_ROWS = 5, 5_000
 # Rows at a time after the layers, all that a group makes of them included.
 TILE = 1_024
 # Where the searches begin.
@@ -116,9 +117,11 @@ class Machine(NamedTuple):
 
 
 def fold_numbers(n: int, random: np.random.RandomState) -> NDArray[np.intp]:
-    """Return the fold of each row; of many rows only the first fold is ever held out."""
-    fold = random.permutation(np.arange(n) % min(FOLDS, max(n, 1)))
-    return np.where(fold > 0, -1, fold) if n > KEPT_ROWS else fold
+    """Return the fold of each row; of many rows only one fold is ever held out, -1 the others."""
+    place = random.permutation(n)
+    if n <= KEPT_ROWS:
+        return place % min(FOLDS, max(n, 1))
+    return np.where(place < min(n // FOLDS, HELD_ROWS), 0, -1)
 
 
 def fit_machine(
