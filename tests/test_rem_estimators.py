@@ -11,9 +11,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import ideareg
 from ideareg import REMClassifier, REMRegressor
 from ideareg.convolution import Plan, fit_layers, layer_of, pooling
-from ideareg.kernelmachine import slices
+from ideareg.kernelmachine import fold_numbers, slices
 from ideareg.kernels import REM, as_kernel, groups
-from ideareg.nystrom import Basis, Regressor, Standard, Sums, judge
+from ideareg.nystrom import Basis, Regressor, Ridge, Standard, Sums, climb, judge
 
 SMALL = {"n_patches": (8, 12), "random_state": 0, "verbose": 0}
 
@@ -164,6 +164,23 @@ def test_averaging_over_a_group_is_ridge_on_augmented_data():
     averaged = (invariant + invariant[:, swap]) / 2
     dual = np.linalg.solve(averaged[:20, :20] + 0.1 * np.eye(20), Y)
     np.testing.assert_allclose(found, averaged[:20, :20] @ dual, atol=1e-6)
+
+
+def test_the_search_climbs_and_stops_on_a_plateau():
+    def attempt(value):
+        return Ridge(value, -1.0 - (np.log2(value) + 3) ** 2, np.empty(0), np.empty(0, int))
+
+    assert climb(attempt, 1.0, 2.0)[0] == 0.125
+    assert climb(attempt, 2.0**-5, 2.0)[0] == 0.125
+    flat = climb(lambda value: Ridge(value, -1 + 1e-5 * value, np.empty(0), np.empty(0, int)), 1, 2)
+    assert flat[0] == 1
+
+
+def test_of_many_rows_one_fold_is_held_out():
+    random = np.random.RandomState(0)
+    assert np.bincount(fold_numbers(103, random)).tolist() == [21, 21, 21, 20, 20]
+    assert (fold_numbers(60_000, random) == 0).sum() == 5_000
+    assert set(fold_numbers(6_000, random)) == {0, -1}
 
 
 def test_standard():
