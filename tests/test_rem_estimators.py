@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import ideareg
 from ideareg import REMClassifier, REMRegressor
-from ideareg.convolution import Plan, fit_layers, layer_of, pooling
+from ideareg.convolution import Plan, fit_layers, in_batches, layer_of, pooling
 from ideareg.kernelmachine import fold_numbers, slices
 from ideareg.kernels import REM, as_kernel, groups
 from ideareg.nystrom import Basis, Regressor, Ridge, Standard, Sums, climb, judge
@@ -30,6 +30,11 @@ def digits():
 
 
 # ---------------------------------------------------------------- layers
+
+
+def run(layers, images):
+    """The maps after the last layer, compiled as the estimators do."""
+    return np.concatenate(list(in_batches(layers, images)))
 
 
 def dot_product_kernel(alpha, centred):
@@ -64,7 +69,7 @@ def test_a_layer_with_all_patches_is_the_rem_kernel(sides, channels, centred, do
         patches = patches - patches.mean(1, keepdims=True)
     unit = patches / np.linalg.norm(patches, axis=1, keepdims=True)
     layer = layer_of(unit, sides, channels, plan, True, np.float64, ridge=1e-13)
-    features = np.asarray(layer(jnp.asarray(images))).reshape(2 * sides[0] * sides[1], -1)
+    features = run((layer,), images).reshape(2 * sides[0] * sides[1], -1)
     np.testing.assert_allclose(features @ features.T, exact.gram(rows), rtol=1e-6, atol=1e-8)
 
 
@@ -74,7 +79,7 @@ def test_fewer_inducing_patches_come_closer_as_they_are_more(double_precision):
     def gram(count):
         plan = Plan(3, count, 2.0, 1, 0.0, True)
         (layer,) = fit_layers(images, (plan,), True, np.random.RandomState(0))
-        F = np.asarray(layer(jnp.asarray(images))).reshape(4 * 36, -1)
+        F = run((layer,), images).reshape(4 * 36, -1)
         return F @ F.T
 
     exact = gram(144)
@@ -87,13 +92,8 @@ def test_layers_commute_with_translations_by_their_strides(double_precision):
     plans = Plan(3, 10, 3.0, 2, 1.0, True), Plan(3, 8, 4.0, 3, 1.5, False)
     layers = fit_layers(images, plans, True, np.random.RandomState(0))
 
-    def run(x):
-        for layer in layers:
-            x = layer(x)
-        return np.asarray(x)
-
-    moved = run(jnp.roll(jnp.asarray(images), 6, axis=1))
-    np.testing.assert_allclose(moved, np.roll(run(images), 1, axis=1), atol=1e-12)
+    moved = run(layers, np.roll(images, 6, axis=1))
+    np.testing.assert_allclose(moved, np.roll(run(layers, images), 1, axis=1), atol=1e-12)
     assert moved.shape == (3, 2, 2, 8)
 
 
@@ -102,8 +102,7 @@ def test_away_from_the_border_zeros_outside_change_nothing(double_precision):
     images[:, 6:11, 6:11] = normal(2, 5, 5, 1)
     plans = (Plan(3, 10, 3.0, 2, 0.5, True),)
     (layer,) = fit_layers(images, plans, False, np.random.RandomState(0))
-    moved = np.asarray(layer(jnp.roll(jnp.asarray(images), 2, axis=2)))
-    here = np.asarray(layer(jnp.asarray(images)))
+    moved, here = run((layer,), np.roll(images, 2, axis=2)), run((layer,), images)
     np.testing.assert_allclose(moved, np.roll(here, 1, axis=2), atol=1e-9)
 
 
@@ -111,10 +110,9 @@ def test_brightness_is_not_seen_and_contrast_scales(double_precision):
     images = normal(3, 8, 8, 2)
     plans = Plan(3, 10, 3.0, 2, 1.0, True), Plan(3, 8, 4.0, 1, 0.0, False)
     layers = fit_layers(images, plans, True, np.random.RandomState(0))
-    first = np.asarray(layers[0](jnp.asarray(images)))
-    np.testing.assert_allclose(layers[0](jnp.asarray(images + 5.0)), first, atol=1e-4)
-    both = layers[1](layers[0](jnp.asarray(images)))
-    np.testing.assert_allclose(layers[1](layers[0](jnp.asarray(3 * images))), 3 * both, rtol=1e-4)
+    first = run(layers[:1], images)
+    np.testing.assert_allclose(run(layers[:1], images + 5.0), first, atol=1e-4)
+    np.testing.assert_allclose(run(layers, 3 * images), 3 * run(layers, images), rtol=1e-4)
 
 
 @pytest.mark.parametrize("periodic", [True, False])
@@ -195,14 +193,14 @@ def test_standard():
 
 def test_digits(digits):
     X, y = digits
-    model = REMClassifier(random_state=0).fit(X[:350], y[:350])
+    model = REMClassifier(n_patches=(32, 64), random_state=0).fit(X[:350], y[:350])
     assert model.score(X[350:], y[350:]) > 0.93
     assert model.image_shape_ == (8, 8, 1)
     P = model.predict_proba(X[350:])
     np.testing.assert_allclose(P.sum(1), 1, atol=1e-12)
     log_loss = -np.log(P[np.arange(150), y[350:]]).mean()
     assert log_loss < 0.2
-    assert model.transform(X[:3]).shape == (3, 4 * 4 * 200)
+    assert model.transform(X[:3]).shape == (3, 4 * 4 * 64)
 
 
 @pytest.mark.slow
