@@ -45,7 +45,7 @@ class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         sigma: tuple[float, ...] | None = None,
         group: Any = None,
         periodic: bool = False,
-        n_centres: int = 5_000,
+        n_centres: int = 8_000,
         gamma: float | None = None,
         ridge: float | None = None,
         dtype: str = "float32",
@@ -174,7 +174,7 @@ class REMClassifier(ClassifierMixin, _REM):
         group of `ideareg.kernels.groups` that acts on the grid. Time and memory grow with it.
     periodic : bool, default=False
         Whether the grid wraps around. Otherwise zeros lie outside.
-    n_centres : int, default=5000
+    n_centres : int, default=8000
         Centres of the read-out, drawn from the rows; with as many as rows it is exact. Memory is
         some 3 times its square, in float64.
     gamma, ridge : float, default=None
