@@ -83,6 +83,7 @@ ORDER = [
     "report",
     "bench",
     "cli",
+    "distributed",
     "__main__",
 ]
 # Packages whose files have places of their own in ORDER.

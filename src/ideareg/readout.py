@@ -14,7 +14,9 @@ from typing import NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from ideareg._types import Matrix, Points, Scalar
@@ -39,6 +41,8 @@ S = TypeVar("S")
 INDUCING_JITTER = 1e-7
 # Rows at a time: the matrix rows × inducing points then stays in cache.
 TILE = 1024
+# The axis of the devices over which rows are shared.
+ROWS = "rows"
 
 
 class Batch(NamedTuple):
@@ -47,6 +51,15 @@ class Batch(NamedTuple):
     X: Float[Array, "n d"]
     Y: Float[Array, "n k"]
     weight: Float[Array, " n"]
+
+
+class SharedBatch(Batch):
+    """Rows in equal parts on all devices of all processes, see `ideareg.distributed`."""
+
+
+def mesh() -> Mesh:
+    """Return all devices of all processes in one line."""
+    return Mesh(np.array(jax.devices()), (ROWS,))
 
 
 class Posterior(eqx.Module):
@@ -304,17 +317,35 @@ class PrimalHead(AbstractHead):
         return self.unit.gram(q1, q2)
 
 
-def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
-    """Add up ``of`` over tiles of the rows, recomputing each tile in reverse mode."""
-    n = len(rows.X)
-    if n <= TILE:
-        return of(rows)
+def tile_size(n: int) -> int:
+    """Return the rows of each of the equal tiles into which ``n`` rows are cut."""
     count = -(-n // TILE)
     while n % count:
         count += 1  # not every bucket is a multiple of a tile: equal tiles, somewhat smaller
-    if n // count < TILE // 2:
+    if n > TILE and n // count < TILE // 2:
         raise ValueError(f"rows: {n} do not divide into tiles; pad with rows of weight 0.")
-    tiles = jax.tree.map(lambda a: a.reshape(count, n // count, *a.shape[1:]), rows)
+    return n // count
+
+
+def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
+    """Add up ``of`` over tiles of the rows, recomputing each tile in reverse mode.
+
+    Each device sums its own part of shared rows; all get the sum.
+    """
+    if isinstance(rows, SharedBatch):
+
+        def total(part: SharedBatch) -> S:
+            return jax.lax.psum(sum_over_tiles(of, Batch(*part)), ROWS)
+
+        by_device, everywhere = PartitionSpec(ROWS), PartitionSpec()
+        # Types that vary by device would turn a gradient inside of a tile into a sum over all.
+        return jax.shard_map(
+            total, mesh=mesh(), in_specs=by_device, out_specs=everywhere, check_vma=False
+        )(rows)
+    size = tile_size(len(rows.X))
+    if size == len(rows.X):
+        return of(rows)
+    tiles = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of, _first(tiles)))
 
     def add(total: S, tile: Batch) -> tuple[S, None]:

@@ -34,7 +34,7 @@ from ideareg.selection import (
     keep_heaviest,
 )
 from ideareg.sparsity import settle
-from ideareg.training import Descent, Model, Problem, descend
+from ideareg.training import Descent, Evaluate, Model, Problem, descend, evaluator
 from ideareg.uncertainty import Predictor, at_depth, conclude
 
 Floats = NDArray[np.float64]
@@ -249,11 +249,17 @@ def replace(module: Any, **leaves: Floats) -> Any:
 
 
 def fit_reported(
-    settings: Settings, report: Report, stage: str, problem: Problem, share: float = 1.0
-) -> Descent:
+    settings: Settings, report: Report, stage: str, problem: Problem, share: float = 1.0,
+    evaluator: Callable[[Problem], Evaluate] = evaluator,
+) -> Descent:  # fmt: skip
     """Descend for a share of the iterations and report each under the name of the stage."""
-    most = max(round(share * settings.max_iter), 1)
-    return descend(problem, max_iter=most, gtol=settings.tol, callback=partial(report, stage))
+    return descend(
+        problem,
+        max_iter=max(round(share * settings.max_iter), 1),
+        gtol=settings.tol,
+        callback=partial(report, stage),
+        evaluator=evaluator,
+    )
 
 
 def fit_warps(
@@ -263,6 +269,8 @@ def fit_warps(
     *,
     start: list[FittedWarp] | None = None,
     report: Report = lambda stage, iteration, record: None,
+    evaluator: Callable[[Problem], Evaluate] = evaluator,
+    everything: Batch | None = None,
 ) -> Fitted:
     """Select and fit the warps for canonical, standardised ``rows``.
 
@@ -276,6 +284,10 @@ def fit_warps(
         Go on from these, with their weights, instead of selecting anew.
     report : callable
         Told the stage, iteration and record of every step; a true answer ends that descent.
+    evaluator : callable
+        See `ideareg.training.descend`.
+    everything : Batch, optional
+        The rows that condition the heads, where ``rows`` are only a sample of them.
 
     Returns
     -------
@@ -286,7 +298,7 @@ def fit_warps(
     pool = candidates(settings, n)
     capacity = capacity_for(settings, n)
 
-    fit = partial(fit_reported, settings, report)
+    fit = partial(fit_reported, settings, report, evaluator=evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
         pool = [Candidate(w.nu, capacity) for w in start]
@@ -294,14 +306,15 @@ def fit_warps(
     elif len(pool) > 1:
         selection = _select(rows, settings, random, pool, capacity, seed, fit)
         if selection.interrupted is not None:
-            return _interrupted(rows, settings, selection)
+            return _interrupted(everything or batch(rows, settings), settings, selection)
         weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
 
     # Every row conditions the head; the descents see as many as settle what they learn.
     most = n if settings.control_rows else settings.training_rows
     seen = rows.take(draw(n, most, random))
     assembler = Assembler(seen, settings, seed, capacity)
-    everything = assembler.batch if len(seen) == n else batch(rows, settings)
+    if everything is None:
+        everything = assembler.batch if len(seen) == n else batch(rows, settings)
     warps: list[FittedWarp] = []
     result, iterations = Result.converged, 0
     for j, (candidate, weight) in enumerate(zip(pool, weights, strict=True)):
@@ -356,13 +369,13 @@ def _select(
     return cross_validate(problems, fold, fit=lambda problem: fit("select", problem))
 
 
-def _interrupted(rows: Rows, settings: Settings, selection: Selection) -> Fitted:
+def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitted:
     """Condition what the interrupted fit had learned on all rows."""
     descent = selection.interrupted
     assert descent is not None
     temper = float(descent.model.warp.temper)
     nu = temper**-2 if temper else np.inf
-    warp = _finish(descent, batch(rows, settings), settings, nu, 1.0)
+    warp = _finish(descent, rows, settings, nu, 1.0)
     return Fitted([warp], None, np.ones(1), Result.interrupted, descent.iterations)
 
 

@@ -141,6 +141,16 @@ def value_and_gradient(
     return value, gradient * free, parts
 
 
+# J, its gradient and its parts at θ, as numbers of JAX or NumPy.
+Evaluate = Callable[[Vector], tuple[Any, Any, Parts]]
+
+
+def evaluator(problem: Problem) -> Evaluate:
+    """Return J, its gradient and its parts as a function of θ."""
+    start, free = problem.model, pack(problem.free)
+    return lambda theta: value_and_gradient(theta, free, start, problem.rows, problem.loss)
+
+
 class _Stop(Exception):
     """A callback asked to stop."""
 
@@ -151,6 +161,7 @@ def descend(
     max_iter: int,
     gtol: float = 1e-4,
     callback: Callable[[int, dict[str, float]], bool | None] | None = None,
+    evaluator: Callable[[Problem], Evaluate] = evaluator,
 ) -> Descent:
     """Minimise J from the model of ``problem``.
 
@@ -162,21 +173,22 @@ def descend(
         Stop when no entry of the gradient exceeds this, relative to the number of rows.
     callback : callable, optional
         Called with the iteration and its record; a true answer stops.
+    evaluator : callable
+        Returns the function of θ that is minimised: where and how the sums over rows are done.
 
     Returns
     -------
     Descent
         Its model is the best iterate, also after Ctrl-C, which is noted in ``result``.
     """
-    start, rows, loss = problem.model, problem.rows, problem.loss
-    free = pack(problem.free)
+    start, of = problem.model, evaluator(problem)
     tracker = _Tracker(pack(start), callback)
 
     def evaluate(theta: Vector) -> tuple[float, Vector]:
-        value, gradient, parts = value_and_gradient(theta, free, start, rows, loss)
+        value, gradient, parts = of(theta)
         return tracker.see(theta, float(value), np.asarray(gradient), parts)
 
-    scale = max(float(np.sum(rows.weight)), 1.0)
+    scale = max(float(np.sum(problem.rows.weight)), 1.0)
     options = {
         "maxiter": max_iter,
         "maxfun": 3 * max_iter + 20,

@@ -29,7 +29,7 @@ from ideareg.estimators._state import SavingMixin
 from ideareg.estimators._warped import WarpMixin
 from ideareg.kernels import AbstractKernel
 from ideareg.losses import LOSSES
-from ideareg.recipe import candidates, fit_warps
+from ideareg.recipe import Settings, candidates, fit_warps
 from ideareg.stack import Stack
 
 Floats = NDArray[np.float64]
@@ -258,28 +258,45 @@ class WarpingRegressor(
             For parameters out of range, and for X or y that is not a finite numeric table.
         """
         settings = read_settings(self)
+        rows = self._rows(X, y, sample_weight)
+        merged = canonical(*rows)
+        self._measure(merged)
+        random = random_stream(self.random_state)
+        self._select_and_fit(settings, self._scaled(merged), (X, y), random)
+        describe_support(self, settings, places(*rows))
+        return self
+
+    def _rows(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Rows:
+        """Check a training table."""
         checked = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         X, y = (np.asarray(part, dtype=np.float64) for part in checked)
         weight = positive_weights(sample_weight, X)
         self._one_output = y.ndim == 1
-        rows = canonical(X, y.reshape(len(y), -1), weight)
+        return Rows(X, y.reshape(len(y), -1), weight)
+
+    def _measure(self, rows: Rows) -> None:
+        """Take the units of the columns from the rows."""
         self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize, bend=self.power)
         self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize)
-        rows = Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
+
+    def _scaled(self, rows: Rows) -> Rows:
+        return Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
+
+    def _select_and_fit(
+        self, settings: Settings, rows: Rows, data: tuple[Any, Any], random: Any, **where: Any
+    ) -> None:
+        """Fit standardised rows; ``where`` says how sums over rows are done, see `fit_warps`."""
         start = getattr(self, "warps_", None) if self.warm_start else None
         pool = candidates(settings, len(rows))
         descents = len(pool) * (settings.n_folds + 1) if start is None and len(pool) > 1 else 1
-        with fit_task(self, X, y) as context:
+        with fit_task(self, *data) as context:
             progress = Progress(
-                self, (X, y), total=descents * settings.max_iter, visible=bool(self.verbose),
+                self, data, total=descents * settings.max_iter, visible=bool(self.verbose),
                 context=context, callback=self.callback,
             )  # fmt: skip
             with progress:
-                random = random_stream(self.random_state)
-                fitted = fit_warps(rows, settings, random, start=start, report=progress)
+                fitted = fit_warps(rows, settings, random, start=start, report=progress, **where)
             store(self, fitted)
-        describe_support(self, settings, places(X, y.reshape(len(y), -1), weight))
-        return self
 
     @scoped
     def predict(
