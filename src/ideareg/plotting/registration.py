@@ -42,14 +42,23 @@ def _finish(ax: Axes, title: str, dims: tuple[int, int]) -> Axes:
 
 
 def _show(ax: Axes, fit: Any, values: Any, **style: Any) -> Any:
-    """Draw values at the pixels of the target, coordinate 1 to the right."""
-    x, y = fit.target_.points().reshape(*fit.target_.shape, 2).transpose(2, 0, 1)
+    """Draw values at the pixels of the target, as they stand in the array."""
+    y, x = fit.target_.points().reshape(*fit.target_.shape, 2).transpose(2, 0, 1)
     style = {"cmap": "gray", **style}
     return ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, zorder=0, **style)
 
 
 def _is_image(fit: Any) -> bool:
     return fit.source_.kind == "image"
+
+
+def _finish_plane(ax: Axes, title: str, fit: Any) -> Axes:
+    """Finish a figure of the plane; of images the first coordinate goes down, as rows do."""
+    if not _is_image(fit):
+        return _finish(ax, title, (0, 1))
+    if not ax.yaxis_inverted():
+        ax.invert_yaxis()
+    return _finish(ax, title, (1, 0))
 
 
 def _start(fit: Any) -> np.ndarray:
@@ -150,14 +159,14 @@ def deformed_grid(fit: Any, ax: Axes | None = None) -> Axes:
         moved = grid + fit.displacement_field(x, y)
         # Lines run along the fine axis.
         lines = moved.swapaxes(0, 1) if len(x) == FINE else moved
-        for line in lines:
+        for line in lines[..., ::-1] if _is_image(fit) else lines:
             ax.plot(*line.T, color=BLUE, lw=0.6, alpha=0.8)
     if _is_image(fit):
         _show(ax, fit, fit.warped_source_.values)
     else:
         name = "source, pushed forward"
         _draw(ax, fit.warped_source_.points, fit.source_.cells, (0, 1), ORANGE, name)
-    return _finish(ax, "The plane after the flow", (0, 1))
+    return _finish_plane(ax, "The plane after the flow", fit)
 
 
 def jacobian_map(fit: Any, ax: Axes | None = None) -> Axes:
@@ -183,8 +192,9 @@ def jacobian_map(fit: Any, ax: Axes | None = None) -> Axes:
     with np.errstate(invalid="ignore", divide="ignore"):
         doublings = np.where(determinant > 0, np.log2(determinant), np.nan)
     most = max(float(np.nanmax(np.abs(doublings))), 0.1)
+    across = (y, x, doublings) if _is_image(fit) else (x, y, doublings.T)
     image = ax.pcolormesh(
-        x, y, doublings.T, cmap="PuOr", vmin=-most, vmax=most, shading="gouraud", rasterized=True
+        *across, cmap="PuOr", vmin=-most, vmax=most, shading="gouraud", rasterized=True
     )
     if not _is_image(fit):
         _draw(ax, _start(fit), fit.source_.cells, (0, 1), INK, "source")
@@ -193,7 +203,7 @@ def jacobian_map(fit: Any, ax: Axes | None = None) -> Axes:
         bar.set_label("doublings of area", fontsize=9, color=INK)
         bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
         bar.outline.set_visible(False)
-    return _finish(ax, "Stretching of area", (0, 1))
+    return _finish_plane(ax, "Stretching of area", fit)
 
 
 def image_mismatch(fit: Any, after: bool = True, ax: Axes | None = None) -> Axes:
@@ -219,4 +229,4 @@ def image_mismatch(fit: Any, after: bool = True, ax: Axes | None = None) -> Axes
     most = float(np.abs(before).max()) or 1.0
     error = fit.warped_source_.values - goal if after else before
     _show(ax, fit, error, cmap="PuOr", vmin=-most, vmax=most)
-    return _finish(ax, "Mismatch after" if after else "Mismatch before", (0, 1))
+    return _finish_plane(ax, "Mismatch after" if after else "Mismatch before", fit)
