@@ -232,7 +232,7 @@ class REMClassifier(ClassifierMixin, _REM):
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y: at least two classes are needed, got one class, {self.classes_[0]!r}."
+                f"y: at least two classes are needed, got one class, {self.classes_.tolist()[0]!r}."
             )
         loss = SquaredHinge()
         Y = encode(loss, codes, len(self.classes_))
