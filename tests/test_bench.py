@@ -2,12 +2,14 @@
 
 import json
 import math
+import time
 
+import jax
 import numpy as np
 import pytest
 
 from ideareg import REMClassifier, WarpingClassifier, WarpingRegressor
-from ideareg.bench import CLASSIFY, DROPOUT, IMAGES, UCI, UCI_GAP, dropout, published
+from ideareg.bench import CLASSIFY, DROPOUT, IMAGES, UCI, UCI_GAP, dropout, published, speed
 from ideareg.bench.suite import Task, key, parse_splits, unfinished, versions
 
 
@@ -328,3 +330,50 @@ def test_images_refuse_other_files(tmp_path):
         IMAGES.load(tmp_path, "mnist")
     with pytest.raises(ValueError, match="unknown set 'svhn'"):
         IMAGES.load(tmp_path, "svhn")
+
+
+# ---------------------------------------------------------------- speed
+
+
+@pytest.mark.parametrize("task", ["product", "shooting"])
+def test_all_methods_of_a_speed_task_compute_the_same(task):
+    """A ratio of times is one of equal work."""
+    found = []
+    for job in speed.jobs([task]):
+        if job.method != "limit" and job.dtype == speed.TASKS[task].dtypes[-1]:
+            with jax.enable_x64(True):
+                small = job._replace(n=40, dtype="float64")
+                found.append(
+                    [np.asarray(part) for part in as_tuple(speed.TASKS[task].make(small)())]
+                )
+    assert len(found) >= 2
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(same, one, rtol=1e-9, atol=1e-12)
+
+
+def as_tuple(answer):
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def test_timings_are_medians_with_their_range():
+    count = [0]
+
+    def call():
+        count[0] += 1
+        time.sleep(0.2 if count[0] == 1 else 0.01)
+
+    timing = speed.clock(call)
+    assert timing.first >= 0.2 > timing.seconds >= 0.01
+    assert timing.low <= timing.seconds <= timing.high and timing.peak > 10
+
+
+def test_speed_measures_in_a_process_of_its_own_and_saves(tmp_path):
+    job = speed.Job("product", "ideareg", 64, "float32")
+    rows = list(speed.run([job]))
+    assert rows[0][1].seconds > 0
+    speed.save(tmp_path / "speed.json", rows)
+    (kept,) = json.loads((tmp_path / "speed.json").read_text())["timings"]
+    assert kept["task"] == "product" and kept["seconds"] == rows[0][1].seconds
+    with pytest.raises(ValueError, match="unknown task 'flying'"):
+        speed.jobs(["flying"])

@@ -91,6 +91,39 @@ _command(
 )
 
 
+@bench_app.command()
+def speed(
+    tasks: Annotated[
+        str, typer.Option(help="product, shooting, small shooting, memory, fit; all by default.")
+    ] = "",
+    json: Annotated[Path | None, typer.Option(help="Save the timings here.")] = None,
+) -> None:
+    """Seconds and memory of kernel products, shooting and fits, beside peers and the machine.
+
+    Peers are measured where they are installed: PyTorch and PyKeOps. What takes longer than ideareg
+    has a ratio above 1. Leave the machine alone meanwhile.
+    """
+    with mistakes_in_one_line():
+        from rich.console import Console
+
+        from ideareg import persistence
+        from ideareg.bench import speed as clocks
+
+        if json is not None:
+            persistence.check_writable(json)
+        names = [part.strip() for part in (tasks or ",".join(clocks.TASKS)).split(",")]
+        todo = clocks.jobs(names)
+        if clocks.missing():
+            typer.echo(f"not installed, so left out: {', '.join(clocks.missing())}", err=True)
+        rows = []
+        for row in clocks.run(todo):
+            rows.append(row)
+            if json is not None:
+                clocks.save(json, rows)
+        console = Console(width=None if sys.stdout.isatty() else 150)
+        console.print(clocks.table(rows))
+
+
 def _bench(
     name: str, data: Path, sets: str, splits: str, methods: str, json: Path | None,
     csv: Path | None = None,

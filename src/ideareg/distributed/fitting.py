@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from ideareg._rows import canonical
 from ideareg.distributed.journal import Journal
-from ideareg.distributed.sharing import every, from_first, gather, share, share_parts
+from ideareg.distributed.sharing import every, gather, one_stream, share, share_parts
 from ideareg.estimators._base import numerics, random_stream
 from ideareg.estimators._settings import read_settings
 from ideareg.estimators.warping import WarpingRegressor
@@ -103,16 +103,13 @@ def fit(
         widths = every(np.array([own.X.shape[1], own.Y.shape[1]]))
         if (widths != widths[0]).any():
             raise ValueError(f"columns of X and y differ between processes: {widths.tolist()}.")
-        random = random_stream(model.random_state)
-        name, keys, place, *rest = random.get_state(legacy=True)
-        *keys, place = from_first(np.array([*keys, place])).tolist()
-        random.set_state((name, np.array(keys, np.uint32), place, *rest))
+        random = one_stream(random_stream(model.random_state))
         sample, total = gather(own, settings.training_rows, random)
         merged = canonical(*sample)
         model._measure(merged)
         rows = model._scaled(merged)
-        digest = hashlib.sha256(repr((library_version(), settings, keys, place, total)).encode())
-        for array in rows:
+        digest = hashlib.sha256(repr((library_version(), settings, total)).encode())
+        for array in (*rows, random.get_state(legacy=True)[1]):
             digest.update(np.ascontiguousarray(array).tobytes())
         journal = Journal(checkpoint, digest.digest())
 

@@ -48,6 +48,14 @@ def from_first(array: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
+def one_stream(random: np.random.RandomState) -> np.random.RandomState:
+    """Return the stream that the first process has, on every process."""
+    name, keys, place, *rest = random.get_state(legacy=True)
+    *words, place = from_first(np.array([*keys, place])).tolist()
+    random.set_state((name, np.array(words, np.uint32), place, *rest))
+    return random
+
+
 def share(rows: Batch) -> SharedBatch:
     """Spread rows that every process knows over all devices."""
     size = jax.device_count() * bucket(-(-len(rows.X) // jax.device_count()))
