@@ -109,7 +109,8 @@ def fit(
         model._measure(merged)
         rows = model._scaled(merged)
         digest = hashlib.sha256(repr((library_version(), settings, total)).encode())
-        for array in (*rows, random.get_state(legacy=True)[1]):
+        _, words, *_ = random.get_state(legacy=True)
+        for array in (*rows, np.asarray(words)):
             digest.update(np.ascontiguousarray(array).tobytes())
         journal = Journal(checkpoint, digest.digest())
 
