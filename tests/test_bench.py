@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from ideareg import REMClassifier, WarpingClassifier, WarpingRegressor
-from ideareg.bench import CLASSIFY, DROPOUT, IMAGES, UCI, UCI_GAP, dropout, published, speed
+from ideareg.bench import (
+    CLASSIFY,
+    DROPOUT,
+    IMAGES,
+    REGISTRATION,
+    UCI,
+    UCI_GAP,
+    dropout,
+    published,
+    registration,
+    speed,
+)
 from ideareg.bench.suite import Task, key, parse_splits, unfinished, versions
 
 
@@ -377,3 +388,97 @@ def test_speed_measures_in_a_process_of_its_own_and_saves(tmp_path):
     assert kept["task"] == "product" and kept["seconds"] == rows[0][1].seconds
     with pytest.raises(ValueError, match="unknown task 'flying'"):
         speed.jobs(["flying"])
+
+
+# ---------------------------------------------------------------- registration
+
+
+@pytest.fixture
+def slices(tmp_path):
+    x, y = np.mgrid[:32, :32] - 15.5
+    images = [200 / (1 + np.exp(x**2 / a + a * y**2 - 64)) for a in (0.8, 1.0, 1.25)]
+    np.savez(tmp_path / "pair_brain_ants.npz", images=np.array(images).astype(np.uint8))
+    return tmp_path
+
+
+def run_pairs(folder, pairs, methods):
+    tasks = REGISTRATION.plan(folder, ["brains"], pairs, methods)
+    return list(REGISTRATION.run(folder, tasks))
+
+
+def test_ordered_pairs(slices):
+    data = REGISTRATION.load(slices, "brains")
+    sources = [np.flatnonzero(data.training(split)).tolist() for split in range(6)]
+    targets = [np.flatnonzero(mask).tolist() for mask in data.test_mask]
+    assert sources == [[0], [0], [1], [1], [2], [2]]
+    assert targets == [[1], [2], [0], [2], [0], [1]]
+    with pytest.raises(ValueError, match="set 'brains' has pairs 0-5, so there is no 6"):
+        REGISTRATION.plan(slices, ["brains"], [6], ["ideareg"])
+
+
+def test_registration_of_a_pair(slices):
+    (row,) = run_pairs(slices, [1], ["ideareg"])
+    assert row["after"] < 0.05 * row["before"]
+    assert 0 < row["determinant"] < 1.1
+    assert row["inverse"] < 1e-3
+    again = REGISTRATION.load(slices, "brains").X
+    assert row["before"] == pytest.approx(np.mean((again[0] - again[2]) ** 2))
+
+
+@pytest.mark.parametrize("method", ["demons", "syn", "syn-squares"])
+def test_peers_move_the_same_way(slices, method):
+    pytest.importorskip(REGISTRATION.needs[method])
+    (row,) = run_pairs(slices, [1], [method])
+    assert row["after"] < 0.2 * row["before"]
+    assert row["determinant"] > 0
+    assert row["inverse"] < 1
+
+
+def test_scores_of_known_maps(slices, monkeypatch):
+    """A shift by one row that is not quite undone."""
+    shift = np.array([1.0, 0.0])
+
+    def shifted(source, target):
+        pixels = target.points()
+        return registration.Found(3.0, pixels + shift, pixels + 0.25 * shift)
+
+    monkeypatch.setitem(registration.METHODS, "demons", shifted)
+    (row,) = run_pairs(slices, [0], ["demons"])
+    X = REGISTRATION.load(slices, "brains").X
+    moved = np.concatenate([X[0, 1:], X[0, -1:]])
+    assert row["after"] == pytest.approx(np.mean((moved - X[1]) ** 2))
+    assert (row["determinant"], row["inverse"], row["seconds"]) == pytest.approx((1.0, 0.25, 3.0))
+
+
+def test_table_shows_the_worst_pair():
+    rows = [
+        {"set": "brains", "split": i, "method": "ideareg", "before": 9.0, "after": 1.0 + i,
+         "determinant": 0.5 - i, "inverse": 0.1 + i, "seconds": 1.0}
+        for i in range(2)
+    ]  # fmt: skip
+    (line,) = REGISTRATION.summary(rows)
+    assert line["after"] == pytest.approx((1.5, 0.5))
+    assert (line["determinant"][0], line["inverse"][0]) == (-0.5, 1.1)
+    table = REGISTRATION.table(rows)
+    assert table.title == "mean ± standard error over pairs"
+    assert [next(iter(table.columns[k].cells)) for k in (2, 5, 6)] == ["2", "-0.50", "1.1"]
+    table = REGISTRATION.table([rows[0] | {"inverse": math.inf}])
+    assert next(iter(table.columns[6].cells)) == "inf"
+
+
+def test_absent_peers_are_left_out(monkeypatch):
+    monkeypatch.setattr("ideareg.bench.suite.find_spec", lambda name: None)
+    absent = REGISTRATION.absent(["ideareg", "demons", "syn"])
+    assert list(absent) == ["demons", "syn"]
+    assert absent["syn"] == "it needs ants: pip install 'ideareg[bench]'"
+
+
+def test_files_that_hold_no_pairs(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ants\.npz: --data names the folder"):
+        REGISTRATION.load(tmp_path, "brains")
+    np.savez(tmp_path / "pair_brain_ants.npz", images=np.zeros((1, 9, 9)))
+    with pytest.raises(ValueError, match=r"images \(1, 9, 9\) are not two or more"):
+        REGISTRATION.load(tmp_path, "brains")
+    np.savez(tmp_path / "pair_brain_ants.npz", X=np.zeros((2, 9, 9)))
+    with pytest.raises(ValueError, match="is not a file of images"):
+        REGISTRATION.load(tmp_path, "brains")

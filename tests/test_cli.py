@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ideareg import WarpingRegressor, load, persistence
+from ideareg.bench import registration
 from ideareg.cli import commands as cli
 
 FAILED = 2
@@ -338,6 +339,24 @@ def test_bench_refuses_before_any_work(folder):
     assert_refused(ideareg(*arguments, "mars"), "unknown set 'mars'", folder)
     assert_refused(ideareg(*arguments, "boston"), "there is no file uci_boston.npz", folder)
     assert_refused(ideareg(*arguments, "boston", "--splits", "x"), "splits 'x' not", folder)
+
+
+def test_bench_leaves_out_peers_that_are_not_installed(folder, monkeypatch):
+    monkeypatch.setattr("ideareg.bench.suite.find_spec", lambda name: None)
+    arguments = ("bench", "registration", "--data", ".", "--pairs", "0", "--methods")
+    text = r"demons is left out: it needs SimpleITK: pip install 'ideareg\[bench\]'\n"
+    assert_refused(ideareg(*arguments, "demons"), text, folder)
+    images = np.random.default_rng(0).normal(size=(2, 12, 12))
+    np.savez("pair_brain_ants.npz", images=images)
+
+    def rest(source, target):
+        return registration.Found(0.1, target.points(), target.points())
+
+    monkeypatch.setitem(registration.METHODS, "ideareg", rest)
+    result = ideareg(*arguments, "demons,ideareg")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(text, result.stderr)
+    assert re.search(r"brains +ideareg +1 +", result.stdout) and "demons" not in result.stdout
 
 
 def test_version():

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,11 +62,15 @@ class Case(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A score in the table; with ``digits`` 0 a share, shown in per cent."""
+    """A score in the table; with ``digits`` 0 a share, shown in per cent.
+
+    ``worst`` picks one number of all splits, instead of their mean.
+    """
 
     score: str
     heading: str
     digits: int
+    worst: Callable[[np.ndarray], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,16 @@ class Suite:
     columns : tuple of Column
         The scores.
     score : callable
-        Takes a `Case` and its `Task`; fits, and returns a number for each column.
+        Takes a `Case` and its `Task`; fits, and returns a number for each column, and ``seconds``
+        if those of the whole call are not what a user waits.
     largest : mapping
         Method -> most training rows that it is made for; no limit where it is not named.
     mask : str
         The array of a file that holds the test rows of each split.
+    needs : mapping
+        Method -> the module of the optional package that it is of.
+    unit : str
+        What the table calls splits.
     """
 
     sets: Mapping[str, str]
@@ -94,6 +104,8 @@ class Suite:
     score: Callable[[Case, Task], dict[str, float]]
     largest: Mapping[str, int] = field(default_factory=dict)
     mask: str = "test_mask"
+    needs: Mapping[str, str] = field(default_factory=dict)
+    unit: str = "splits"
 
     def load(self, folder: Folder, name: str) -> DataSet:
         """Read one data set.
@@ -160,12 +172,23 @@ class Suite:
             chosen = range(len(data.test_mask)) if splits is None else splits
             if chosen[-1] >= len(data.test_mask):
                 last = len(data.test_mask) - 1
-                raise ValueError(f"set {name!r} has splits 0-{last}, so there is no {chosen[-1]}")
+                raise ValueError(
+                    f"set {name!r} has {self.unit} 0-{last}, so there is no {chosen[-1]}"
+                )
             for split in chosen:
                 rows = data.training(split).sum()
                 fitting = [m for m in methods if rows <= self.largest.get(m, math.inf)]
                 tasks += [Task(name, split, method) for method in fitting]
         return tasks
+
+    def absent(self, methods: Sequence[str]) -> dict[str, str]:
+        """Return the methods whose package is not installed, each with what to do about it."""
+        lacking = {m: self.needs[m] for m in methods if m in self.needs}
+        return {
+            method: f"it needs {module}: pip install 'ideareg[bench]'"
+            for method, module in lacking.items()
+            if find_spec(module) is None
+        }
 
     def run(
         self,
@@ -204,7 +227,7 @@ class Suite:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a peer's remarks on its own convergence
                 scores = self.score(case, task)
-            rows.append(task._asdict() | scores | {"seconds": time.perf_counter() - start})
+            rows.append(task._asdict() | {"seconds": time.perf_counter() - start} | scores)
             if json_path is not None:
                 saved = {"results": rows, "versions": versions(), "mask": self.mask}
                 text = json.dumps(saved, indent=1)
@@ -257,7 +280,7 @@ class Suite:
         -------
         list of dict
             Per set and method: ``set, method, splits``, and for each score its mean and its
-            standard error (NaN for one split), a pair.
+            standard error (NaN for one split), a pair; or the worst, and NaN.
         """
         groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in rows:
@@ -267,10 +290,11 @@ class Suite:
         for name, method in sorted(groups, key=lambda pair: [order.get(part, 99) for part in pair]):
             group = groups[name, method]
             line: dict[str, Any] = {"set": name, "method": method, "splits": len(group)}
-            for score in (*(column.score for column in self.columns), "seconds"):
+            for score, _, _, worst in (*self.columns, Column("seconds", "seconds", 1)):
                 values = np.array([row[score] for row in group], dtype=float)
                 n = len(values)
-                line[score] = (values.mean(), values.std(ddof=1) / n**0.5 if n > 1 else math.nan)
+                error = values.std(ddof=1) / n**0.5 if n > 1 and worst is None else math.nan
+                line[score] = ((worst or np.mean)(values), error)
             out.append(line)
         return out
 
@@ -278,10 +302,11 @@ class Suite:
         """Return the summary as a rich table, with published results below ours on each set."""
         from rich.table import Table
 
-        view = Table(title="mean ± standard error over splits", title_justify="left", box=None)
+        title = f"mean ± standard error over {self.unit}"
+        view = Table(title=title, title_justify="left", box=None)
         view.add_column("set", no_wrap=True)
         view.add_column("method", overflow="fold")
-        for heading in ("splits", *(column.heading for column in self.columns), "seconds"):
+        for heading in (self.unit, *(column.heading for column in self.columns), "seconds"):
             view.add_column(heading, justify="right", no_wrap=True)
         lines = self.summary(rows)
         for name in dict.fromkeys(line["set"] for line in lines):
@@ -343,6 +368,8 @@ def unfinished(tasks: Sequence[Task], rows: Sequence[Row]) -> list[Task]:
 
 def _shown(score: tuple[float, float], digits: int) -> str:
     mean, error = score
+    if not math.isfinite(mean):
+        return str(mean)
     if digits == 0:
         places = 1 if mean >= 0.1 else 2
         deviation = "" if math.isnan(error) else f" ± {100 * error:.{places}f}"
