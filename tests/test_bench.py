@@ -425,7 +425,7 @@ def test_registration_of_a_pair(slices):
     assert row["before"] == pytest.approx(np.mean((again[0] - again[2]) ** 2))
 
 
-@pytest.mark.parametrize("method", ["demons", "syn", "syn-squares"])
+@pytest.mark.parametrize("method", ["demons", "syn", "syn-squares", "syn-fine"])
 def test_peers_move_the_same_way(slices, method):
     pytest.importorskip(REGISTRATION.needs[method])
     (row,) = run_pairs(slices, [1], [method])

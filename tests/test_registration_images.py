@@ -138,6 +138,20 @@ def test_inverse_and_jacobian(fit):
     np.testing.assert_allclose(grid[:, 0], fit.transform_points(ends) - ends, atol=1e-12)
 
 
+def test_labels_move_with_the_image(fit):
+    """Labels of the nearest pixel: no new ones, and those of the disc come onto the ellipse's."""
+    labels, goal = (np.where(image > 0.5, 7, 2).astype(np.uint8) for image in
+                    (blob(), blob(1.25, 0.8)))  # fmt: skip
+    moved = fit.transform_image(labels, order=0)
+    assert set(np.unique(moved)) == {2, 7}
+
+    def dice(a):
+        return 2 * np.sum((a == 7) & (goal == 7)) / (np.sum(a == 7) + np.sum(goal == 7))
+
+    assert dice(labels) < 0.9
+    assert dice(moved) > 0.95
+
+
 def test_geodesic_and_trajectories(fit):
     np.testing.assert_allclose(fit.geodesic(0), fit.source_.values, atol=1e-12)
     np.testing.assert_allclose(fit.geodesic(1), fit.transform_image(), atol=1e-12)

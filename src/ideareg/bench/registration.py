@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 
 # Of the demons: resolutions, iterations at each, and the width in pixels of the smoothing.
 FACTORS, ITERATIONS, SMOOTHING = (8, 4, 2, 1), 100, 1.5
+# Of SyN at each resolution by default, which leaves the finest one out, and with it.
+DEFAULT_SYN, FINE_SYN = (40, 20, 0), (100, 70, 50)
 # The fixed points that invert a demons' field stop here, in pixels.
 TOLERANCE = 1e-3
 
@@ -132,8 +134,10 @@ def _displacements(sitk: Any, field: Any) -> Floats:
     return np.asarray(sitk.GetArrayFromImage(field)[..., ::-1].reshape(-1, 2), dtype=np.float64)
 
 
-def _syn(source: Image, target: Image, metric: str) -> Found:
-    """ANTsPy's SyN, an affine map before it, with its defaults but for the metric.
+def _syn(
+    source: Image, target: Image, metric: str, iterations: tuple[int, ...] = DEFAULT_SYN
+) -> Found:
+    """ANTsPy's SyN, an affine map before it, with its defaults otherwise.
 
     Only with a seed for the whole package, and so on one thread, do its results repeat.
     """
@@ -142,7 +146,10 @@ def _syn(source: Image, target: Image, metric: str) -> Found:
     with TemporaryDirectory() as folder:
         start = time.perf_counter()
         fixed, moving = (ants.from_numpy(x.values.astype(np.float32)) for x in (target, source))
-        found = ants.registration(fixed, moving, "SyN", syn_metric=metric, outprefix=f"{folder}/")
+        found = ants.registration(
+            fixed, moving, "SyN", syn_metric=metric, reg_iterations=iterations,
+            outprefix=f"{folder}/",
+        )  # fmt: skip
         seconds = time.perf_counter() - start
         # ANTs moves points the other way round than images: its forward maps pull back.
         places = _moved(ants, target.points(), found["fwdtransforms"])
@@ -160,6 +167,7 @@ METHODS: dict[str, Callable[[Image, Image], Found]] = {
     "demons": _demons,
     "syn": lambda source, target: _syn(source, target, "mattes"),
     "syn-squares": lambda source, target: _syn(source, target, "meansquares"),
+    "syn-fine": lambda source, target: _syn(source, target, "meansquares", FINE_SYN),
 }
 
 
@@ -188,6 +196,6 @@ REGISTRATION = Pairs(
         Column("inverse", "worst inverse", 2, np.max),
     ),
     score=score,
-    needs={"demons": "SimpleITK", "syn": "ants", "syn-squares": "ants"},
+    needs={"demons": "SimpleITK", "syn": "ants", "syn-squares": "ants", "syn-fine": "ants"},
     unit="pairs",
 )

@@ -137,7 +137,8 @@ def registration(
     pixel and where it comes to when pulled back and pushed forward, in pixels, and seconds.
 
     Methods: ideareg with an affine map first and defaults otherwise; SimpleITK's diffeomorphic
-    demons after the same affine map; ANTsPy's SyN as it comes, and with square differences.
+    demons after the same affine map; ANTsPy's SyN as it comes, with square differences,
+    and "syn-fine", with more iterations and the finest resolution too.
     """
     _bench("REGISTRATION", data, "", pairs, methods, json)
 

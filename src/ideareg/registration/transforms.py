@@ -91,12 +91,14 @@ class Transform(BaseEstimator):
             The grid of the answer; by default the target's, or the image's own after a fit of
             shapes.
         order : int
-            Of the interpolation: 0 for labels, 1 or 3.
+            Of the interpolation: 1 or 3, or 0, the value of the nearest pixel, for labels of any
+            numbers.
 
         Returns
         -------
         ndarray, shape of ``like``
-            Points that come from outside the image get the value at its border.
+            In float64, labels too; ``astype`` makes them integers without loss. Points that come
+            from outside the image get the value at its border.
 
         Raises
         ------
