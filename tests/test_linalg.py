@@ -154,7 +154,7 @@ def test_fixed_point_in_single_precision_and_batches():
 
 
 def test_results_are_codes_with_remedies():
-    assert [int(result) for result in Result] == [0, 1, 2, 3, 4]
+    assert [int(result) for result in Result] == list(range(6))
     assert all(len(result.message) > 5 for result in Result)
     solution = Solution(1.0, jnp.array(4), {})
     assert solution.outcome is Result.ill_conditioned and "nugget" in solution.outcome.message

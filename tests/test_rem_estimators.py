@@ -330,6 +330,13 @@ def test_precision_is_not_changed_for_others(digits):
 
 
 @pytest.mark.filterwarnings("ignore:image_shape is None")
-@parametrize_with_checks([REMClassifier(n_patches=(8, 8)), REMRegressor(n_patches=(8, 8))])
+@parametrize_with_checks([REMClassifier(n_patches=(8, 8))])
 def test_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:image_shape is None")
+@parametrize_with_checks([REMRegressor(n_patches=(8, 8))])
+def test_contract_of_the_regressor(estimator, check):
     check(estimator)

@@ -319,10 +319,12 @@ class PrimalHead(AbstractHead):
 
 def tile_size(n: int) -> int:
     """Return the rows of each of the equal tiles into which ``n`` rows are cut."""
+    if n <= TILE:
+        return n
     count = -(-n // TILE)
     while n % count:
         count += 1  # not every bucket is a multiple of a tile: equal tiles, somewhat smaller
-    if n > TILE and n // count < TILE // 2:
+    if n // count < TILE // 2:
         raise ValueError(f"rows: {n} do not divide into tiles; pad with rows of weight 0.")
     return n // count
 
@@ -345,7 +347,8 @@ def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
     size = tile_size(len(rows.X))
     if size == len(rows.X):
         return of(rows)
-    tiles = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
+    count = len(rows.X) // size
+    tiles = jax.tree.map(lambda a: a.reshape(count, size, *a.shape[1:]), rows)
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of, _first(tiles)))
 
     def add(total: S, tile: Batch) -> tuple[S, None]:

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ideareg._rows import canonical
+from ideareg._rows import Rows, canonical
 from ideareg.distributed.journal import Journal
-from ideareg.distributed.sharing import every, gather, one_stream, share, share_parts
+from ideareg.distributed.sharing import gather, one_stream, share, share_parts
 from ideareg.estimators._base import numerics, random_stream
 from ideareg.estimators._settings import read_settings
 from ideareg.estimators.warping import WarpingRegressor
 from ideareg.persistence import library_version
 from ideareg.readout import SparseHead
-from ideareg.recipe import Assembler
+from ideareg.recipe import Assembler, Settings
 from ideareg.training import Evaluate, Problem, evaluator
 
 # Seconds without a sign of life after which a process counts as dead.
@@ -93,26 +93,14 @@ def fit(
     (60,)
     """
     with numerics():
-        settings = read_settings(model)
-        if settings.control_rows or settings.exact:
-            raise ValueError(
-                'n_control_points="rows" and head="exact" need all rows in one place: give a '
-                'number of points, and head="auto".'
-            )
+        settings = _settings(model)
         own = model._rows(X, y, sample_weight)
-        widths = every(np.array([own.X.shape[1], own.Y.shape[1]]))
-        if (widths != widths[0]).any():
-            raise ValueError(f"columns of X and y differ between processes: {widths.tolist()}.")
         random = one_stream(random_stream(model.random_state))
         sample, total = gather(own, settings.training_rows, random)
         merged = canonical(*sample)
         model._measure(merged)
         rows = model._scaled(merged)
-        digest = hashlib.sha256(repr((library_version(), settings, total)).encode())
-        _, words, *_ = random.get_state(legacy=True)
-        for array in (*rows, np.asarray(words)):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        journal = Journal(checkpoint, digest.digest())
+        journal = Journal(checkpoint, _fingerprint(settings, rows, total, random))
 
         def shared(problem: Problem) -> Evaluate:
             if isinstance(problem.model.head, SparseHead):
@@ -126,3 +114,24 @@ def fit(
             settings, rows, (X, y), random, evaluator=shared, everything=everything
         )
     return model
+
+
+def _settings(model: WarpingRegressor) -> Settings:
+    settings = read_settings(model)
+    if settings.control_rows or settings.exact:
+        raise ValueError(
+            'n_control_points="rows" and head="exact" need all rows in one place: give a number of '
+            'points, and head="auto".'
+        )
+    return settings
+
+
+def _fingerprint(
+    settings: Settings, rows: Rows, total: int, random: np.random.RandomState
+) -> bytes:
+    """Return a digest of all that decides the steps of a fit."""
+    digest = hashlib.sha256(repr((library_version(), settings, total)).encode())
+    _, words, *_ = random.get_state(legacy=True)
+    for array in (*rows, np.asarray(words)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()

@@ -21,8 +21,17 @@ def gather(part: Rows, count: int, random: np.random.RandomState) -> tuple[Rows,
 
     The draw is over the rows in the order of the processes: it does not depend on where one part
     ends and the next begins.
+
+    Raises
+    ------
+    ValueError
+        If processes differ in their columns.
     """
-    sizes = every(np.array(len(part)))
+    sizes, *widths = every(np.array([len(part), part.X.shape[1], part.Y.shape[1]])).T
+    if any((width != width[0]).any() for width in widths):
+        raise ValueError(
+            f"columns of X and y differ between processes: {np.transpose(widths).tolist()}."
+        )
     index = np.arange(sizes.sum())[draw(int(sizes.sum()), count, random)]
     starts = np.cumsum(sizes) - sizes
     own = jax.process_index()
