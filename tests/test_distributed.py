@@ -181,6 +181,22 @@ def test_a_killed_process_ends_the_run_and_the_next_run_goes_on(parquet, tmp_pat
     np.testing.assert_array_equal(*predictions)
 
 
+@pytest.mark.slow
+def test_no_process_outlives_its_launcher(parquet, tmp_path):
+    options = {"max_iter": 8, "checkpoint": tmp_path / "journal"}
+    command = [*COMMAND, "--processes", "2", *arguments(parquet, tmp_path / "out", **options)]
+    running = subprocess.Popen(command)
+    while running.poll() is None and not records(tmp_path / "journal"):
+        time.sleep(0.05)
+    started = children(running.pid)
+    assert len(started) == 2
+    running.terminate()
+    assert running.wait(timeout=30) == 1
+    for process in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
 def records(path):
     return path.stat().st_size if path.exists() else 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,18 +41,8 @@ class Images(Suite):
         FileNotFoundError
             If the file is not there.
         """
-        if name not in self.sets:
-            raise ValueError(f"unknown set {name!r}: the sets are {', '.join(self.sets)}")
-        path = Path(folder) / f"{self.sets[name]}.npz"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no file {path}: --data names the folder that holds it"
-            )
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                X, y, test = _arrays(file)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{path} is not a file of images and labels: {error}") from error
+        with self.opened(folder, name, "a file of images and labels") as file:
+            X, y, test = _arrays(file)
         if name == "rotated":
             X, y, test = _rotated(X, y, test[0])
         few = name.rpartition("-")[2]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import permutations
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -66,20 +65,10 @@ class Pairs(Suite):
         FileNotFoundError
             If the file is not there.
         """
-        if name not in self.sets:
-            raise ValueError(f"unknown set {name!r}: the sets are {', '.join(self.sets)}")
-        path = Path(folder) / f"{self.sets[name]}.npz"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no file {path}: --data names the folder that holds it"
-            )
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                X = file["images"]
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{path} is not a file of images: {error}") from error
-        if X.ndim != 3 or len(X) < 2:
-            raise ValueError(f"{path}: images {X.shape} are not two or more of two axes each")
+        with self.opened(folder, name, "a file of images") as file:
+            X = file["images"]
+            if X.ndim != 3 or len(X) < 2:
+                raise ValueError(f"images {X.shape} are not two or more of two axes each")
         pairs = np.array(list(permutations(range(len(X)), 2)))
         chosen = np.eye(len(X), dtype=bool)[pairs]  # (pairs, source or target, image)
         return DataSet(X.astype(float), np.arange(len(X)), chosen[:, 1], chosen[:, 0])

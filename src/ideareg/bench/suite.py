@@ -7,6 +7,7 @@ again goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -107,6 +108,22 @@ class Suite:
     needs: Mapping[str, str] = field(default_factory=dict)
     unit: str = "splits"
 
+    @contextlib.contextmanager
+    def opened(self, folder: Folder, name: str, kind: str) -> Iterator[Any]:
+        """Open the file of a set; what is wrong with it is said with its name and its ``kind``."""
+        if name not in self.sets:
+            raise ValueError(f"unknown set {name!r}: the sets are {', '.join(self.sets)}")
+        path = Path(folder) / f"{self.sets[name]}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no file {path}: --data names the folder that holds it"
+            )
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                yield file
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{path} is not {kind}: {error}") from error
+
     def load(self, folder: Folder, name: str) -> DataSet:
         """Read one data set.
 
@@ -117,23 +134,11 @@ class Suite:
         FileNotFoundError
             If the file is not there.
         """
-        if name not in self.sets:
-            raise ValueError(f"unknown set {name!r}: the sets are {', '.join(self.sets)}")
-        path = Path(folder) / f"{self.sets[name]}.npz"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no file {path}: --data names the folder that holds it"
-            )
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                X, y, mask = (file[key] for key in ("X", "y", self.mask))
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(
-                f"{path} is not a benchmark file with X, y, {self.mask}: {error}"
-            ) from error
-        if X.ndim != 2 or y.shape != X.shape[:1] or mask.ndim != 2 or mask.shape[1:] != y.shape:
-            shapes = f"X {X.shape}, y {y.shape}, {self.mask} {mask.shape}"
-            raise ValueError(f"{path}: {shapes} do not match")
+        with self.opened(folder, name, f"a benchmark file with X, y, {self.mask}") as file:
+            X, y, mask = (file[key] for key in ("X", "y", self.mask))
+            if X.ndim != 2 or y.shape != X.shape[:1] or mask.ndim != 2 or mask.shape[1:] != y.shape:
+                shapes = f"X {X.shape}, y {y.shape}, {self.mask} {mask.shape}"
+                raise ValueError(f"{shapes} do not match")
         return DataSet(X.astype(float), y.astype(float), mask.astype(bool))
 
     def plan(

@@ -101,6 +101,8 @@ def launch(arguments: Sequence[str], cores: Sequence[str]) -> int:
     int
         0 if all ended well; 1 if one did not, and then the others are ended.
     """
+    # To be ended from outside is to be interrupted: no process is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -12,7 +12,14 @@ from sklearn.base import is_classifier
 
 from ideareg.convolution import PatchLayer, Plan
 from ideareg.estimators._settings import _check_real, check_integer
-from ideareg.estimators._state import _labels, _labels_spec, _plain, _take, _unplain
+from ideareg.estimators._state import (
+    _labels,
+    _labels_spec,
+    _plain,
+    _take,
+    _unplain,
+    restore_columns,
+)
 from ideareg.kernelmachine import Extractor, Machine, Settings
 from ideareg.kernels.groups import AbstractGroup, Group, quarter_turns, square_symmetries
 from ideareg.kernels.rotations import Rotations
@@ -214,9 +221,7 @@ def restore(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
         height, width, channels = header["image_shape"]
         model.group = _group_of(header["group"], arrays, (height, width))
-        model.n_features_in_ = int(header["n_features"])
-        if header["feature_names"] is not None:
-            model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
+        restore_columns(model, header)
         settings = read_settings(model, model.n_features_in_)
         if [height, width, channels] != list(model.image_shape_):
             raise ValueError("model file: its image shape is not that of its parameters")

@@ -199,9 +199,7 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
             parameters[name] = kernel_from_spec(parameters[name])
         model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
         settings = read_settings(model)
-        model.n_features_in_ = int(header["n_features"])
-        if header["feature_names"] is not None:
-            model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
+        restore_columns(model, header)
         if is_classifier(model):
             model.classes_ = _labels(header["classes"])
             outputs = 1 if len(model.classes_) == 2 else len(model.classes_)
@@ -226,6 +224,13 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"model file: its parts do not fit together ({error!r})") from error
     return model
+
+
+def restore_columns(model: Any, header: dict[str, Any]) -> None:
+    """Set how many columns the model was fitted on, and their names if they had any."""
+    model.n_features_in_ = int(header["n_features"])
+    if header["feature_names"] is not None:
+        model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
 
 
 def _restore_warp(

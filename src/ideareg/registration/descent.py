@@ -18,7 +18,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
 from ideareg._linalg import cholesky_with_jitter
 from ideareg._types import Points, Result, Scalar
@@ -132,20 +132,32 @@ def descend(
     z0 = np.zeros(c.size)
     if momentum is not None:
         z0 = np.asarray(C.T @ columns(problem.kernel, momentum), dtype=np.float64).ravel()
-    scale = max(float(_value_and_gradient(problem, np.zeros(c.size, c.dtype), C)[0]), 1e-300)
-    worst = 1.0
-
-    def evaluate(z: Floats) -> tuple[float, Floats]:
-        nonlocal worst
-        value, slope = _value_and_gradient(problem, z.astype(c.dtype), C)
-        if not (np.isfinite(value) and np.isfinite(slope).all()):
-            return 10 * worst, np.zeros(z.shape)  # the search must come back
-        worst = max(worst, abs(float(value)) / scale)
-        return float(value) / scale, np.asarray(slope, dtype=np.float64) / scale
-
-    options = {"maxiter": max_iter, "maxcor": MEMORY, "ftol": tol, "gtol": 1e-12}
-    found = minimize(evaluate, z0, jac=True, method="L-BFGS-B", options=options)
+    found = least(lambda z: _value_and_gradient(problem, z.astype(c.dtype), C), z0, max_iter, tol)
     finite = np.isfinite(found.fun)
     result = Result.converged if found.success and finite else Result.max_steps
     p = np.asarray(problem.momentum(found.x.astype(c.dtype), C), dtype=np.float64)
     return Descended(p, float(np.abs(found.jac).max(initial=0.0)), result, int(found.nit))
+
+
+def least(
+    value_and_gradient: Callable[[Floats], tuple[Any, Any]], start: Floats, max_iter: int,
+    tol: float, memory: int = MEMORY,
+) -> OptimizeResult:  # fmt: skip
+    """Minimise a function of a vector by L-BFGS, in units of its value at 0.
+
+    The descent ends when the function falls by less than ``tol`` of these.
+    """
+    scale = max(float(value_and_gradient(np.zeros(start.shape))[0]), 1e-300)
+    worst = 1.0
+
+    def evaluate(z: Floats) -> tuple[float, Floats]:
+        nonlocal worst
+        found, gradient = value_and_gradient(z)
+        value, slope = float(found) / scale, np.asarray(gradient, dtype=np.float64).ravel() / scale
+        if not (np.isfinite(value) and np.isfinite(slope).all()):
+            return 10 * worst, np.zeros(z.shape)  # the search must come back
+        worst = max(worst, abs(value))
+        return value, slope
+
+    options = {"maxiter": max_iter, "maxcor": memory, "ftol": tol, "gtol": 1e-12}
+    return minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)

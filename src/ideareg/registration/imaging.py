@@ -21,21 +21,23 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 from scipy.interpolate import make_interp_spline
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult
 
 from ideareg._types import Points, Result, Scalar
 from ideareg.gridflow import Box, Carrier, resample, shoot
 from ideareg.kernels import AbstractKernel
 from ideareg.registration.affine import Affine
+from ideareg.registration.descent import least
 from ideareg.registration.images import Image, factors
 from ideareg.registration.similarity import Similarity
 
 Floats = NDArray[np.float64]
 
-MEMORY = 10
 # Nodes are this share of the kernel's half width apart, and a margin around the target is as wide
 # as the kernel takes to fall to this share, or half the target.
 RESOLUTION, DECAYED = 0.45, 0.1
+# Pairs that L-BFGS remembers.
+MEMORY = 10
 MOST_NODES = {2: 160, 3: 64}
 
 
@@ -288,21 +290,10 @@ def _prolong(z: Any, old: Box | None, new: Box) -> Floats:
     return np.asarray(new.values(waves)) * ratio**0.5
 
 
-def _descend(level: Level, z: Floats, max_iter: int, tol: float) -> Any:
+def _descend(level: Level, z: Floats, max_iter: int, tol: float) -> OptimizeResult:
     dtype = level.source.dtype
-    scale = max(float(_value_and_gradient(level, np.zeros(z.shape, dtype))[0]), 1e-300)
-    worst = 1.0
 
-    def evaluate(x: Floats) -> tuple[float, Floats]:
-        nonlocal worst
-        found, gradient = _value_and_gradient(level, x.reshape(z.shape).astype(dtype))
-        value = float(found) / scale
-        slope = np.asarray(gradient, dtype=np.float64).ravel() / scale
-        if not (np.isfinite(value) and np.isfinite(slope).all()):
-            return 10 * worst, np.zeros(x.shape)  # the search must come back
-        worst = max(worst, abs(value))
-        return value, slope
+    def value_and_gradient(x: Floats) -> tuple[Scalar, Array]:
+        return _value_and_gradient(level, x.reshape(z.shape).astype(dtype))
 
-    options = {"maxiter": max_iter, "maxcor": MEMORY, "ftol": tol, "gtol": 1e-12}
-    start = np.asarray(z, dtype=np.float64).ravel()
-    return minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
+    return least(value_and_gradient, np.asarray(z, dtype=np.float64).ravel(), max_iter, tol, MEMORY)
