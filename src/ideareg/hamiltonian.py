@@ -9,11 +9,15 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from ideareg._types import Momenta, Point, Points, Rows, Scalar
 from ideareg.kernels import Kernel, as_kernel
-from ideareg.kernels.base import check_positive, contains_nugget, real_array
+from ideareg.kernels.base import check_positive, contains_nugget, map_row_tiles, real_array
+
+# The name under which reverse mode finds the values of the field, to keep rather than recompute.
+FIELD = "field"
 
 
 class State(eqx.Module):
@@ -80,9 +84,16 @@ class Hamiltonian(eqx.Module):
         the symmetry of the kernel this is :math:`-H_q` for half the work of differentiating H, and
         gives v on the way.
         """
-        v, pull_back = jax.vjp(lambda x: self.velocity(x, state), state.q)
-        (pulled,) = pull_back(state.p)
-        return State(v + self._nugget(state) * state.p, -pulled)
+        d = state.q.shape[1]
+
+        def at(rows: Rows) -> Rows:
+            v, pull_back = jax.vjp(lambda x: self.velocity(x, state), rows[:, :d])
+            return jnp.hstack([v, -pull_back(rows[:, d:])[0]])
+
+        # Both in one tile, so that they share its Gram matrix.
+        rates = map_row_tiles(at, jnp.hstack([state.q, state.p]), len(state.q), None)
+        rates = checkpoint_name(rates, FIELD)
+        return State(rates[:, :d] + self._nugget(state) * state.p, rates[:, d:])
 
     def _nugget(self, state: State) -> Scalar:
         # In the precision of the state, whatever that of the number.

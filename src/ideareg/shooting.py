@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ideareg._linalg import fixed_point
 from ideareg._types import Flag, Result, Rows, Scalar, Solution
-from ideareg.hamiltonian import Hamiltonian, State
+from ideareg.hamiltonian import FIELD, Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator, Stages
 
 
@@ -74,7 +74,8 @@ def shoot(
 ) -> Trajectory:
     """Follow the flow from ``state0`` through ``depth`` layers.
 
-    Reverse mode recomputes each layer, so memory grows by O(n d) per layer, not by O(n^2).
+    Reverse mode keeps the field at each stage and recomputes the rest, so memory grows by O(n d)
+    per layer, not by O(n^2).
 
     Parameters
     ----------
@@ -116,7 +117,9 @@ def shoot(
     state0 = jax.tree.map(lambda leaf: leaf.astype(dtype), state0)
     h = jnp.asarray(horizon, dtype) / max(depth, 1)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # a loop body has nothing to share
+    keep = jax.checkpoint_policies.save_only_these_names(FIELD)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False, policy=keep)  # loops share nothing
     def layer(state: State, _: None) -> tuple[State, tuple[State, Stages, Flag]]:
         new, stages, converged = integrator.advance(ham, state, h)
         new = jax.tree.map(lambda leaf: leaf.astype(dtype), new)

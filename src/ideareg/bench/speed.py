@@ -122,8 +122,8 @@ def shooting(job: Job) -> Call:
     def flow(p: Any) -> Any:
         if job.method == "formed":
             return _by_matrices(X, p, jnp), _energy(X, p, jnp)
-        path = shoot(Hamiltonian(Gaussian()), State(jnp.asarray(X), p), DEPTH, RK4())
-        return path.q[-1], path.energies[0]
+        ham, start = Hamiltonian(Gaussian()), State(jnp.asarray(X), p)
+        return shoot(ham, start, DEPTH, RK4()).q[-1], ham.energy(start)
 
     def value(p: Any) -> Any:
         q, energy = flow(p)
