@@ -9,19 +9,14 @@ import numpy as np
 import pytest
 
 from ideareg import REMClassifier, WarpingClassifier, WarpingRegressor
-from ideareg.bench import (
-    CLASSIFY,
-    DROPOUT,
-    IMAGES,
-    REGISTRATION,
-    UCI,
-    UCI_GAP,
-    dropout,
-    published,
-    registration,
-    speed,
-)
+from ideareg.bench import dropout, published, registration, speed
+from ideareg.bench.classify import CLASSIFY
+from ideareg.bench.clock import Job, Timing, clock
+from ideareg.bench.dropout import DROPOUT
+from ideareg.bench.images import IMAGES
+from ideareg.bench.registration import REGISTRATION
 from ideareg.bench.suite import Task, key, parse_splits, unfinished, versions
+from ideareg.bench.uci import UCI, UCI_GAP
 
 
 @pytest.fixture(autouse=True)
@@ -374,13 +369,13 @@ def test_timings_are_medians_with_their_range():
         count[0] += 1
         time.sleep(0.2 if count[0] == 1 else 0.01)
 
-    timing = speed.clock(call)
+    timing = clock(call)
     assert timing.first >= 0.2 > timing.seconds >= 0.01
     assert timing.low <= timing.seconds <= timing.high and timing.peak > 10
 
 
 def test_speed_measures_in_a_process_of_its_own_and_saves(tmp_path):
-    job = speed.Job("product", "ideareg", 64, "float32")
+    job = Job("product", "ideareg", "float32", 64)
     rows = list(speed.run([job]))
     assert rows[0][1].seconds > 0
     speed.save(tmp_path / "speed.json", rows)
@@ -388,6 +383,20 @@ def test_speed_measures_in_a_process_of_its_own_and_saves(tmp_path):
     assert kept["task"] == "product" and kept["seconds"] == rows[0][1].seconds
     with pytest.raises(ValueError, match="unknown task 'flying'"):
         speed.jobs(["flying"])
+
+
+def test_the_exponent_is_that_of_the_size_that_varies():
+    rows = [
+        (Job("flight", "ideareg", "float32", 10, d), Timing(3.0 * d**1.5, 0, 0, 0, 0))
+        for d in (2, 4, 8)
+    ]
+    assert speed.exponents(rows) == ["flight: seconds grow with d to the power 1.50"]
+
+
+def test_prediction_is_timed_on_a_model_that_predicts():
+    job = Job("prediction", "ideareg", "float32", 300, depth=4)
+    (means,) = speed.TASKS["prediction"].make(job)()
+    assert means.shape == (300, 1) and means.dtype == np.float32 and np.std(means) > 0.1
 
 
 # ---------------------------------------------------------------- registration
