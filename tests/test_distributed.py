@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import parallel_config
+from sklearn.model_selection import GridSearchCV
 
 import ideareg
 from ideareg import WarpingRegressor, distributed
@@ -228,3 +230,19 @@ def test_a_column_of_text_ends_the_run(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("ideareg: ") and "'a'" in done.stderr
+
+
+@pytest.mark.slow
+def test_dask_workers_search_as_one_process_does():
+    """Searches go through joblib: any backend of it serves them."""
+    cluster = pytest.importorskip("dask.distributed")
+    search = GridSearchCV(regressor(), {"depth": [1, 2]}, cv=2, error_score="raise")
+    here = search.fit(X, Y).cv_results_["mean_test_score"]
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        cluster.LocalCluster(**options) as workers,
+        cluster.Client(workers),
+        parallel_config("dask"),
+    ):
+        there = search.fit(X, Y).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(there, here, rtol=1e-9)
