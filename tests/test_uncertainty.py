@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import make_problem, sample
 
+from ideareg.readout import Batch
 from ideareg.uncertainty import conclude, predict_covariance, predict_mean, predict_moments
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -97,6 +98,18 @@ def test_more_data_leave_less_variance(case):
     rows = case.rows._replace(weight=100 * case.rows.weight)
     sharp = conclude(case.model, rows).spread
     assert sharp.log_volume > case.spread.log_volume
+
+
+def test_the_rows_of_a_sample_stand_for_all_rows():
+    """Every row twice, half of them seen: the spread is that of all; the head always sees all."""
+    few = sample(outputs=2)
+    twice = Batch(*(np.concatenate([part, part]) for part in few))
+    model = make_problem("sparse", rows=few, nu=0.5, size=0.7).model
+    whole, part = conclude(model, twice), conclude(model, twice, sample=few)
+    np.testing.assert_allclose(part.spread.log_volume, whole.spread.log_volume, rtol=1e-9)
+    at = sample(6, seed=7).X
+    for one, same in zip(predict_moments(part, at), predict_moments(whole, at), strict=True):
+        np.testing.assert_allclose(one, same, rtol=1e-8)
 
 
 def test_no_warp_adds_no_variance():

@@ -221,7 +221,7 @@ def bucket(n: int) -> int:
 
 def column_bucket(d: int) -> int:
     """Return the padded number of columns for ``d``: a zero column is inert in every kernel."""
-    return next(s for s in (4, 8, 16, 24, 32, 48, 64, d) if s >= d)
+    return next(s for s in (4, 8, 12, 16, 24, 32, 48, 64, d) if s >= d)
 
 
 def pad(A: Floats, size: int, axis: int = 0) -> Floats:

@@ -297,7 +297,6 @@ def fit_warps(
     seed, n = int(random.randint(2**31 - 1)), len(rows)
     pool = candidates(settings, n)
     capacity = capacity_for(settings, n)
-
     fit = partial(fit_reported, settings, report, evaluator=evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
@@ -315,6 +314,7 @@ def fit_warps(
     assembler = Assembler(seen, settings, seed, capacity)
     if everything is None:
         everything = assembler.batch if len(seen) == n else batch(rows, settings)
+    finish = partial(_finish, rows=everything, seen=assembler.batch, settings=settings)
     warps: list[FittedWarp] = []
     result, iterations = Result.converged, 0
     for j, (candidate, weight) in enumerate(zip(pool, weights, strict=True)):
@@ -334,10 +334,10 @@ def fit_warps(
         iterations += descent.iterations
         result = max(result, descent.result)
         try:
-            warps.append(_finish(descent, everything, settings, candidate.nu, float(weight)))
+            warps.append(finish(descent, candidate.nu, float(weight)))
         except KeyboardInterrupt:
             # The descent is worth more than the moment it takes to finish.
-            warps.append(_finish(descent, everything, settings, candidate.nu, float(weight)))
+            warps.append(finish(descent, candidate.nu, float(weight)))
             result = Result.interrupted
         if result is Result.interrupted:
             break
@@ -375,15 +375,16 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
     assert descent is not None
     temper = float(descent.model.warp.temper)
     nu = temper**-2 if temper else np.inf
-    warp = _finish(descent, rows, settings, nu, 1.0)
+    warp = _finish(descent, nu, 1.0, rows=rows, seen=rows, settings=settings)
     return Fitted([warp], None, np.ones(1), Result.interrupted, descent.iterations)
 
 
 def _finish(
-    descent: Descent, rows: Batch, settings: Settings, nu: float, weight: float
+    descent: Descent, nu: float, weight: float, *, rows: Batch, seen: Batch, settings: Settings
 ) -> FittedWarp:
-    """Condition the head of a descent on all rows."""
-    fitted = conclude(descent.model, rows, settings.loss)
+    """Condition the head of a descent, which has ``seen`` some of the rows, on all of them."""
+    few = float(seen.weight.sum()) < float(rows.weight.sum())
+    fitted = conclude(descent.model, rows, settings.loss, seen if few else None)
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.

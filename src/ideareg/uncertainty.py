@@ -98,10 +98,18 @@ def _row_gradients(
 
 
 @partial(jax.jit, static_argnames="loss")
-def conclude(model: Model, rows: Batch, loss: str | AbstractPointwise = "evidence") -> Predictor:
+def conclude(
+    model: Model,
+    rows: Batch,
+    loss: str | AbstractPointwise = "evidence",
+    sample: Batch | None = None,
+) -> Predictor:
     """Shoot once, condition the head on the rows, and measure the spread of the warp.
 
-    Under a pointwise loss there is no posterior: the spread has no directions.
+    The spread is measured on a ``sample`` of the rows, if there is one, each of which then stands
+    for several: its price per row is by far the highest, while all rows together only say more
+    exactly what a sample says. Under a pointwise loss there is no posterior: the spread has no
+    directions.
     """
     warp, head = model.warp, model.head
     if not isinstance(head, AbstractProcess):
@@ -113,6 +121,9 @@ def conclude(model: Model, rows: Batch, loss: str | AbstractPointwise = "evidenc
 
     D, trajectory = _shot(warp)
     posterior = head.condition(warp.along(trajectory), rows)
+    if sample is not None:
+        share = rows.weight.sum() / sample.weight.sum()
+        rows = sample._replace(weight=share * sample.weight)
     return Predictor(warp, trajectory, posterior, laplace(warp, trajectory, D, posterior, rows))
 
 
