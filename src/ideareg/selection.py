@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ideareg._rows import bucket, pad
 from ideareg._types import Result
 from ideareg.readout import Batch
 from ideareg.training import Descent, Problem
@@ -83,12 +84,12 @@ def hold_out(n: int, share: float, random: np.random.RandomState) -> NDArray[np.
     return random.permutation(fold)
 
 
-def held_out_density(descent: Descent, rows: Batch, everything: Batch) -> Floats:
-    """Return the log density of every row under the model fitted to ``rows``."""
+def held_out_density(descent: Descent, rows: Batch, X: Floats, Y: Floats) -> Floats:
+    """Return the log density of each of the rows X, Y under the model fitted to ``rows``."""
     fitted = conclude(descent.model, rows)
-    mean, variance = (np.asarray(a) for a in predict_moments(fitted, everything.X))
-    noise = float(fitted.posterior.noise)
-    return normal_log_density(np.asarray(everything.Y), mean, variance + noise).sum(1)
+    moments = predict_moments(fitted, pad(X, bucket(len(X))))
+    mean, variance = (np.asarray(each)[: len(X)] for each in moments)
+    return normal_log_density(Y, mean, variance + float(fitted.posterior.noise)).sum(1)
 
 
 def cross_validate(
@@ -111,7 +112,8 @@ def cross_validate(
     n = len(fold)
     candidates = [candidate for candidate, _ in problems]
     density = np.full((n, len(problems)), np.nan)
-    weight = np.asarray(problems[0][1].rows.weight)
+    everything = problems[0][1].rows
+    weight = np.asarray(everything.weight)
     descents: list[Descent] = []
 
     def outcome(weights: Floats, interrupted: Descent | None) -> Selection:
@@ -121,8 +123,10 @@ def cross_validate(
         )
 
     for k in range(fold.max() + 1):
+        out = np.flatnonzero(fold == k)
         kept = weight.copy()
-        kept[:n][fold == k] = 0.0
+        kept[out] = 0.0
+        X, Y = (np.asarray(part)[out] for part in (everything.X, everything.Y))
         descents = []
         for j, (_, problem) in enumerate(problems):
             rows = problem.rows._replace(weight=kept)
@@ -131,10 +135,10 @@ def cross_validate(
             if descent.result is Result.interrupted:
                 return outcome(np.zeros(len(problems)), descent)
             try:
-                score = held_out_density(descent, rows, problem.rows)[:n]
+                score = held_out_density(descent, rows, X, Y)
             except KeyboardInterrupt:
                 return outcome(np.zeros(len(problems)), descent)
-            density[fold == k, j] = np.where(np.isfinite(score), score, WORST)[fold == k]
+            density[out, j] = np.where(np.isfinite(score), score, WORST)
     judged = fold >= 0
     return outcome(stacking_weights(density[judged], weight[:n][judged]), None)
 
