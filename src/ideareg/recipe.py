@@ -262,6 +262,24 @@ def fit_reported(
     )
 
 
+class Sums(NamedTuple):
+    """How sums over rows are done: on this device, unless the rows are on many.
+
+    Attributes
+    ----------
+    evaluator : callable
+        See `ideareg.training.descend`.
+    share : callable
+        Spreads rows over the devices.
+    everything : Batch or None
+        The rows that condition the heads, where a fit is given only a sample of them.
+    """
+
+    evaluator: Callable[[Problem], Evaluate] = evaluator
+    share: Callable[[Batch], Batch] = lambda rows: rows
+    everything: Batch | None = None
+
+
 def fit_warps(
     rows: Rows,
     settings: Settings,
@@ -269,8 +287,7 @@ def fit_warps(
     *,
     start: list[FittedWarp] | None = None,
     report: Report = lambda stage, iteration, record: None,
-    evaluator: Callable[[Problem], Evaluate] = evaluator,
-    everything: Batch | None = None,
+    sums: Sums = Sums(),  # noqa: B008
 ) -> Fitted:
     """Select and fit the warps for canonical, standardised ``rows``.
 
@@ -284,10 +301,7 @@ def fit_warps(
         Go on from these, with their weights, instead of selecting anew.
     report : callable
         Told the stage, iteration and record of every step; a true answer ends that descent.
-    evaluator : callable
-        See `ideareg.training.descend`.
-    everything : Batch, optional
-        The rows that condition the heads, where ``rows`` are only a sample of them.
+    sums : Sums
 
     Returns
     -------
@@ -297,7 +311,8 @@ def fit_warps(
     seed, n = int(random.randint(2**31 - 1)), len(rows)
     pool = candidates(settings, n)
     capacity = capacity_for(settings, n)
-    fit = partial(fit_reported, settings, report, evaluator=evaluator)
+    everything = sums.everything
+    fit = partial(fit_reported, settings, report, evaluator=sums.evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
         pool = [Candidate(w.nu, capacity) for w in start]
@@ -314,7 +329,8 @@ def fit_warps(
     assembler = Assembler(seen, settings, seed, capacity)
     if everything is None:
         everything = assembler.batch if len(seen) == n else batch(rows, settings)
-    finish = partial(_finish, rows=everything, seen=assembler.batch, settings=settings)
+    sample = sums.share(assembler.batch)
+    finish = partial(_finish, rows=everything, seen=sample, settings=settings)
     warps: list[FittedWarp] = []
     result, iterations = Result.converged, 0
     for j, (candidate, weight) in enumerate(zip(pool, weights, strict=True)):

@@ -17,7 +17,7 @@ from ideareg.estimators._settings import read_settings
 from ideareg.estimators.warping import WarpingRegressor
 from ideareg.persistence import library_version
 from ideareg.readout import SparseHead
-from ideareg.recipe import Assembler, Settings
+from ideareg.recipe import Assembler, Settings, Sums
 from ideareg.training import Evaluate, Problem, evaluator
 
 # Seconds without a sign of life after which a process counts as dead.
@@ -110,9 +110,8 @@ def fit(
         # So few rows that the head is exact are all in the sample, and on every process.
         sparse = not Assembler(rows, settings, seed=0, capacity=1).exact
         everything = share_parts(model._scaled(own), settings.pad_columns) if sparse else None
-        model._select_and_fit(
-            settings, rows, (X, y), random, evaluator=shared, everything=everything
-        )
+        sums = Sums(shared, share, everything) if sparse else Sums(shared)
+        model._select_and_fit(settings, rows, (X, y), random, sums)
     return model
 
 

@@ -29,7 +29,7 @@ from ideareg.estimators._state import SavingMixin
 from ideareg.estimators._warped import WarpMixin
 from ideareg.kernels import AbstractKernel
 from ideareg.losses import LOSSES
-from ideareg.recipe import Settings, candidates, fit_warps
+from ideareg.recipe import Settings, Sums, candidates, fit_warps
 from ideareg.stack import Stack
 
 Floats = NDArray[np.float64]
@@ -283,9 +283,14 @@ class WarpingRegressor(
         return Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
 
     def _select_and_fit(
-        self, settings: Settings, rows: Rows, data: tuple[Any, Any], random: Any, **where: Any
+        self,
+        settings: Settings,
+        rows: Rows,
+        data: tuple[Any, Any],
+        random: Any,
+        sums: Sums = Sums(),  # noqa: B008
     ) -> None:
-        """Fit standardised rows; ``where`` says how sums over rows are done, see `fit_warps`."""
+        """Fit standardised rows."""
         start = getattr(self, "warps_", None) if self.warm_start else None
         pool = candidates(settings, len(rows))
         descents = len(pool) * (settings.n_folds + 1) if start is None and len(pool) > 1 else 1
@@ -295,7 +300,7 @@ class WarpingRegressor(
                 context=context, callback=self.callback,
             )  # fmt: skip
             with progress:
-                fitted = fit_warps(rows, settings, random, start=start, report=progress, **where)
+                fitted = fit_warps(rows, settings, random, start=start, report=progress, sums=sums)
             store(self, fitted)
 
     @scoped
