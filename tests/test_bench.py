@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ideareg import REMClassifier, WarpingClassifier, WarpingRegressor
-from ideareg.bench import dropout, published, registration, speed
+from ideareg.bench import dropout, published, registration, speed, speedpage
 from ideareg.bench.classify import CLASSIFY
 from ideareg.bench.clock import Job, Timing, clock
 from ideareg.bench.dropout import DROPOUT
@@ -385,12 +385,16 @@ def test_speed_measures_in_a_process_of_its_own_and_saves(tmp_path):
         speed.jobs(["flying"])
 
 
-def test_the_exponent_is_that_of_the_size_that_varies():
+def test_the_exponent_is_that_of_the_size_that_varies(tmp_path):
     rows = [
         (Job("flight", "ideareg", "float32", 10, d), Timing(3.0 * d**1.5, 0, 0, 0, 0))
         for d in (2, 4, 8)
     ]
     assert speed.exponents(rows) == ["flight: seconds grow with d to the power 1.50"]
+    rows.append((Job("<b>", "torch", "float32", 10), Timing(1.0, 1, 1, 1, 10.0, "<i>note</i>")))
+    speedpage.write(tmp_path / "speed.html", rows)
+    text = (tmp_path / "speed.html").read_text(encoding="utf-8")
+    assert text.count("<svg") == 1 and "&lt;i&gt;note" in text and "<b>" not in text
 
 
 def test_prediction_is_timed_on_a_model_that_predicts():

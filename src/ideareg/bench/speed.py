@@ -118,7 +118,7 @@ def table(rows: Sequence[tuple[Job, Timing]]) -> Any:
     for heading in ("median s", "quartiles", "first call s", "peak MiB", "x ideareg"):
         view.add_column(heading, justify="right")
     view.add_column("")
-    own = {job._replace(method=""): t.seconds for job, t in rows if job.method == "ideareg"}
+    own = own_seconds(rows)
     for job, t in rows:
         ours = own.get(job._replace(method=""))
         view.add_row(
@@ -130,21 +130,31 @@ def table(rows: Sequence[tuple[Job, Timing]]) -> Any:
     return view
 
 
-def exponents(rows: Sequence[tuple[Job, Timing]]) -> list[str]:
-    """Return, for each task of several sizes, the power of the size with which seconds grow.
+def own_seconds(rows: Sequence[tuple[Job, Timing]]) -> dict[Job, float]:
+    """Return the seconds of ideareg for each job, as one without a method."""
+    return {job._replace(method=""): t.seconds for job, t in rows if job.method == "ideareg"}
 
-    By least squares on logarithms.
-    """
-    lines = []
+
+def growing(rows: Sequence[tuple[Job, Timing]]) -> Iterator[tuple[str, str, list[int], Any]]:
+    """Yield each task that ideareg did at several sizes: name, what varies, sizes, seconds."""
     for name in dict.fromkeys(job.task for job, _ in rows):
         ours = [(job, t) for job, t in rows if job.task == name and job.method == "ideareg"]
         for varied in Size._fields:
-            values = [getattr(job, varied) for job, _ in ours]
-            if len(set(values)) > 1:
-                seconds = [t.seconds for _, t in ours]
-                power = np.polyfit(np.log(values), np.log(seconds), 1)[0]
-                lines.append(f"{name}: seconds grow with {varied} to the power {power:.2f}")
-    return lines
+            sizes = [getattr(job, varied) for job, _ in ours]
+            if len(set(sizes)) > 1:
+                yield name, varied, sizes, [t.seconds for _, t in ours]
+
+
+def exponents(rows: Sequence[tuple[Job, Timing]]) -> list[str]:
+    """Return, for each growing task, the power of the size with which seconds grow.
+
+    By least squares on logarithms.
+    """
+    return [
+        f"{name}: seconds grow with {varied} to the power "
+        f"{np.polyfit(np.log(sizes), np.log(seconds), 1)[0]:.2f}"
+        for name, varied, sizes, seconds in growing(rows)
+    ]
 
 
 def save(path: str | os.PathLike[str], rows: Sequence[tuple[Job, Timing]]) -> None:

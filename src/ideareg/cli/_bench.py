@@ -98,6 +98,7 @@ def speed(
         str, typer.Option(help="Tasks, split by semicolons; by default all but memory and rows.")
     ] = "",
     json: Annotated[Path | None, typer.Option(help="Save the timings here.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page of tables and plots.")] = None,
 ) -> None:
     """Seconds and memory of kernel products, shooting and fits, beside peers and the machine.
 
@@ -113,8 +114,9 @@ def speed(
         from ideareg import persistence
         from ideareg.bench import speed as clocks
 
-        if json is not None:
-            persistence.check_writable(json)
+        for file in (json, page):
+            if file is not None:
+                persistence.check_writable(file)
         brief = [name for name, task in clocks.TASKS.items() if task.brief]
         names = [part.strip() for part in tasks.split(";")] if tasks else brief
         todo = clocks.jobs(names)
@@ -129,6 +131,10 @@ def speed(
         console.print(clocks.table(rows))
         for line in clocks.exponents(rows):
             console.print(line)
+        if page is not None:
+            from ideareg.bench import speedpage
+
+            speedpage.write(page, rows)
 
 
 @bench_app.command()
