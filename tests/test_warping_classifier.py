@@ -43,7 +43,9 @@ def answers(model):
     return model.predict_proba(AT), model.decision_function(AT), model.transform(AT)
 
 
-@pytest.fixture(scope="module", params=["hinge", "squared_hinge"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("hinge", marks=pytest.mark.slow), "squared_hinge"]
+)
 def sparse(request):
     return joint(request.param).fit(X, Y)
 
@@ -96,7 +98,7 @@ def _warped(model, X):
     return model.warps_[0].predictor.flow(model._inputs(X))
 
 
-@pytest.mark.parametrize("name", ["hinge", "squared_hinge"])
+@pytest.mark.parametrize("name", [pytest.param("hinge", marks=pytest.mark.slow), "squared_hinge"])
 def test_momentum_is_the_push_of_the_head(name):
     """ν p(1) = −∂R/∂q, row by row, and 0 in both for the rows without a dual."""
     grid = 1.2 * np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), -1).reshape(-1, 2)
