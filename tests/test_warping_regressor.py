@@ -710,12 +710,12 @@ def test_depth_is_set_without_refitting():
     at = rng.normal(size=(20, 2))
     here = one.predict(at, return_std=True)
     answers = []
-    for depth in (8, 16, 32, 64):
+    for depth in (8, 16, 32):
         assert one.set_depth(depth) is one and one.depth == depth
         answers.append(np.stack(one.predict(at, return_std=True)))
         assert one.ledger_["depth"] == depth and len(one.ledger_["energy"]) == depth + 1
     steps = [np.abs(b - a).max(axis=1) for a, b in itertools.pairwise(answers)]
-    assert (steps[0] > 0).all() and (steps[2] < 0.4 * steps[0]).all()
+    assert (steps[0] > 0).all() and (steps[1] < 0.7 * steps[0]).all()
     np.testing.assert_allclose(
         np.stack(one.set_depth(4).predict(at, return_std=True)), here, rtol=1e-6
     )
