@@ -327,11 +327,13 @@ def test_bench(folder):
     assert result.exit_code == 0, result.output
     assert re.search(r"yacht +head +1 +", result.stdout)
     before = json.loads((folder / "r.json").read_text())["results"]
-    result = ideareg(*arguments, *more, "0,1")
+    result = ideareg(*arguments, *more, "0,1", "--page", "r.html")
     assert "r.json: 2 results of an earlier run are kept, not run again" in result.stdout
     assert re.search(r"yacht +head +2 +[\d.]+ ± [\d.]+ +", result.stdout)
     after = json.loads((folder / "r.json").read_text())["results"]
     assert (after[:2], len(after)) == (before, 4)
+    page = (folder / "r.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 5 and "Benchmark: uci" in page and "log-likelihood" in page
 
 
 def test_bench_refuses_before_any_work(folder):

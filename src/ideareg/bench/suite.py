@@ -317,13 +317,13 @@ class Suite:
         for name in dict.fromkeys(line["set"] for line in lines):
             first = name
             for line in (line for line in lines if line["set"] == name):
-                shown = [_shown(line[column.score], column.digits) for column in self.columns]
+                scores = [shown(line[column.score], column.digits) for column in self.columns]
                 seconds = f"{line['seconds'][0]:.1f}"
-                view.add_row(first, line["method"], str(line["splits"]), *shown, seconds)
+                view.add_row(first, line["method"], str(line["splits"]), *scores, seconds)
                 first = ""
             for other in (row for row in published if row.set == name):
                 cells = [
-                    _shown(other.scores[c.score], c.digits) if c.score in other.scores else "–"
+                    shown(other.scores[c.score], c.digits) if c.score in other.scores else "–"
                     for c in self.columns
                 ]
                 view.add_row("", other.method, "", *cells, "", style="dim")
@@ -371,7 +371,8 @@ def unfinished(tasks: Sequence[Task], rows: Sequence[Row]) -> list[Task]:
     return [task for task in tasks if task not in done]
 
 
-def _shown(score: tuple[float, float], digits: int) -> str:
+def shown(score: tuple[float, float], digits: int) -> str:
+    """Format a mean and its standard error; with ``digits`` 0 in per cent."""
     mean, error = score
     if not math.isfinite(mean):
         return str(mean)

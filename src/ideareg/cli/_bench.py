@@ -17,6 +17,7 @@ Folder = Annotated[Path, typer.Option(help="The folder with the .npz files of th
 Sets = Annotated[str, typer.Option(help="Sets, split by commas; all by default.")]
 Splits = Annotated[str, typer.Option(help="Splits, as 0-4 or 0,3, or all.")]
 Methods = Annotated[str, typer.Option(help="Methods, split by commas; all by default.")]
+Page = Annotated[Path | None, typer.Option(help="Write a page of tables and plots.")]
 Results = Annotated[
     Path | None, typer.Option(help="Save results here after each fit, and go on from them.")
 ]
@@ -29,8 +30,9 @@ def _command(name: str, every_split: str, text: str) -> None:
         splits: Splits = every_split,
         methods: Methods = "",
         json: Results = None,
+        page: Page = None,
     ) -> None:
-        _bench(name, data, sets, splits, methods, json)
+        _bench(name, data, sets, splits, methods, json, page)
 
     bench_app.command(name, help=text)(run)
 
@@ -44,6 +46,7 @@ def uci(
     ] = "",
     methods: Methods = "",
     json: Results = None,
+    page: Page = None,
     gap: Annotated[
         bool, typer.Option("--gap", help="Splits that hold out the middle of one column each.")
     ] = False,
@@ -58,7 +61,7 @@ def uci(
     Gaussian process where at most 2000 rows are fitted.
     """
     every = "all" if gap else "0-4"
-    _bench("uci_gap" if gap else "uci", data, sets, splits or every, methods, json, published)
+    _bench("uci_gap" if gap else "uci", data, sets, splits or every, methods, json, page, published)
 
 
 _command(
@@ -98,7 +101,7 @@ def speed(
         str, typer.Option(help="Tasks, split by semicolons; by default all but memory and rows.")
     ] = "",
     json: Annotated[Path | None, typer.Option(help="Save the timings here.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Write a page of tables and plots.")] = None,
+    page: Page = None,
 ) -> None:
     """Seconds and memory of kernel products, shooting and fits, beside peers and the machine.
 
@@ -111,12 +114,9 @@ def speed(
     with mistakes_in_one_line():
         from rich.console import Console
 
-        from ideareg import persistence
         from ideareg.bench import speed as clocks
 
-        for file in (json, page):
-            if file is not None:
-                persistence.check_writable(file)
+        _check_writable(json, page)
         brief = [name for name, task in clocks.TASKS.items() if task.brief]
         names = [part.strip() for part in tasks.split(";")] if tasks else brief
         todo = clocks.jobs(names)
@@ -143,6 +143,7 @@ def registration(
     pairs: Annotated[str, typer.Option(help="Pairs, as 0-4 or 0,3, or all.")] = "all",
     methods: Methods = "",
     json: Results = None,
+    page: Page = None,
 ) -> None:
     """Registration of brain slices of six people, all 30 ordered pairs.
 
@@ -153,25 +154,23 @@ def registration(
     demons after the same affine map; ANTsPy's SyN as it comes, with square differences,
     and "syn-fine", with more iterations and the finest resolution too.
     """
-    _bench("registration", data, "", pairs, methods, json)
+    _bench("registration", data, "", pairs, methods, json, page)
 
 
 def _bench(
     name: str, data: Path, sets: str, splits: str, methods: str, json: Path | None,
-    csv: Path | None = None,
+    page: Path | None, csv: Path | None = None,
 ) -> None:  # fmt: skip
     with mistakes_in_one_line():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        from ideareg import persistence
         from ideareg.bench.published import complete, ours, rank_table, read_published
         from ideareg.bench.suite import Suite, key, parse_splits, unfinished
 
         module = import_module(f"ideareg.bench.{name.partition('_')[0]}")
         suite: Suite = getattr(module, name.upper())
-        if json is not None:
-            persistence.check_writable(json)
+        _check_writable(json, page)
         if csv is not None and name != "uci":
             raise ValueError("--published: its results are not those of the gap splits")
         names = [part.strip() for part in (sets or ",".join(suite.sets)).split(",")]
@@ -200,5 +199,18 @@ def _bench(
         shown = [row for row in rows if key(row) in set(tasks)]
         console = Console(width=None if sys.stdout.isatty() else 130)
         console.print(suite.table(shown, others))
-        if csv is not None:
-            console.print(rank_table([*ours(suite.summary(shown)), *others], names))
+        ranked = [] if csv is None else [*ours(suite.summary(shown)), *others]
+        if ranked:
+            console.print(rank_table(ranked, names))
+        if page is not None:
+            from ideareg.bench import resultpage
+
+            resultpage.write(page, suite, f"Benchmark: {name}", shown, ranked)
+
+
+def _check_writable(*files: Path | None) -> None:
+    from ideareg import persistence
+
+    for file in files:
+        if file is not None:
+            persistence.check_writable(file)
