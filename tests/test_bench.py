@@ -338,6 +338,17 @@ def test_images_refuse_other_files(tmp_path):
         IMAGES.load(tmp_path, "svhn")
 
 
+def test_distinct_sets_keep_one_of_equal_rows(tmp_path):
+    X = np.array([[1.0, 2], [3, 4], [1, 2], [1, 2]])
+    mask = np.array([[True, False, False, True]])
+    np.savez(tmp_path / "uci_wine_red.npz", X=X, y=np.array([5.0, 6, 5, 7]), test_mask=mask)
+    assert len(UCI.load(tmp_path, "wine").y) == 4
+    kept = UCI.load(tmp_path, "wine-distinct")
+    np.testing.assert_array_equal(kept.y, [5, 6, 7])
+    np.testing.assert_array_equal(kept.test_mask, [[True, False, True]])
+    assert "wine-distinct" not in UCI.sets
+
+
 # ---------------------------------------------------------------- speed
 
 

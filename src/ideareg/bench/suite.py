@@ -89,6 +89,9 @@ class Suite:
     score : callable
         Takes a `Case` and its `Task`; fits, and returns a number for each column, and ``seconds``
         if those of the whole call are not what a user waits.
+    distinct : mapping
+        Likewise sets that are run where they are named: of equal rows one, so that no row of a test
+        stands in the training set.
     largest : mapping
         Method -> most training rows that it is made for; no limit where it is not named.
     mask : str
@@ -103,6 +106,7 @@ class Suite:
     methods: tuple[str, ...]
     columns: tuple[Column, ...]
     score: Callable[[Case, Task], dict[str, float]]
+    distinct: Mapping[str, str] = field(default_factory=dict)
     largest: Mapping[str, int] = field(default_factory=dict)
     mask: str = "test_mask"
     needs: Mapping[str, str] = field(default_factory=dict)
@@ -111,9 +115,10 @@ class Suite:
     @contextlib.contextmanager
     def opened(self, folder: Folder, name: str, kind: str) -> Iterator[Any]:
         """Open the file of a set; what is wrong with it is said with its name and its ``kind``."""
-        if name not in self.sets:
-            raise ValueError(f"unknown set {name!r}: the sets are {', '.join(self.sets)}")
-        path = Path(folder) / f"{self.sets[name]}.npz"
+        files = {**self.sets, **self.distinct}
+        if name not in files:
+            raise ValueError(f"unknown set {name!r}: the sets are {', '.join(files)}")
+        path = Path(folder) / f"{files[name]}.npz"
         if not path.is_file():
             raise FileNotFoundError(
                 f"there is no file {path}: --data names the folder that holds it"
@@ -139,7 +144,11 @@ class Suite:
             if X.ndim != 2 or y.shape != X.shape[:1] or mask.ndim != 2 or mask.shape[1:] != y.shape:
                 shapes = f"X {X.shape}, y {y.shape}, {self.mask} {mask.shape}"
                 raise ValueError(f"{shapes} do not match")
-        return DataSet(X.astype(float), y.astype(float), mask.astype(bool))
+        X, y, mask = X.astype(float), y.astype(float), mask.astype(bool)
+        if name in self.distinct:
+            first = np.sort(np.unique(np.column_stack([X, y]), axis=0, return_index=True)[1])
+            X, y, mask = X[first], y[first], mask[:, first]
+        return DataSet(X, y, mask)
 
     def plan(
         self,
@@ -290,7 +299,7 @@ class Suite:
         groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in rows:
             groups[row["set"], row["method"]].append(row)
-        order = {name: i for i, name in enumerate([*self.sets, *self.methods])}
+        order = {name: i for i, name in enumerate([*self.sets, *self.distinct, *self.methods])}
         out = []
         for name, method in sorted(groups, key=lambda pair: [order.get(part, 99) for part in pair]):
             group = groups[name, method]

@@ -70,6 +70,7 @@ UCI = Suite(
         Column("coverage", "90 % coverage", 0),
     ),
     score=score,
+    distinct={"wine-distinct": "uci_wine_red", "protein-distinct": "uci_protein"},
     largest={"sklearn-gp": LARGEST_GP},
 )
 
