@@ -1,19 +1,22 @@
 r"""A deep convolutional kernel machine: layers of inducing patches, then a Gaussian kernel ridge.
 
-Images are functions on a grid of two axes, (n, height, width, channels); a group that acts on them
-may move them before the first layer, and the read-out averages over what it makes of each.
+Images are functions on a grid of two axes, (n, height, width, channels). Functions on the points of
+a group of permutations, (n, 1, points, channels), have layers whose features are invariant. A group
+that acts on either may move it before the first layer; the read-out averages over what comes of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ideareg.convolution import SAMPLED_IMAGES, Floats, PatchLayer, Plan, fit_layers, in_batches
-from ideareg.kernels.groups import AbstractGroup
+from ideareg.convolution import SAMPLED_IMAGES, Floats, Layers, fit_layers, in_batches
+from ideareg.kernels.groups import AbstractGroup, Group
+from ideareg.kernels.rotations import Haar
 from ideareg.nystrom import (
     Basis,
     Ints,
@@ -28,6 +31,7 @@ from ideareg.nystrom import (
     held_out_variance,
     judge,
 )
+from ideareg.views import fit_views
 
 # Rows whose features are held in memory, to standardise by, and their bytes, all that a group makes
 # of a row included.
@@ -43,12 +47,16 @@ FIRST_GAMMA, FIRST_RIDGE = 0.1, 1e-3
 
 
 class Settings(NamedTuple):
-    """What a machine is asked to be; None for what is chosen by held-out rows."""
+    """What a machine is asked to be; None for what is chosen by held-out rows.
+
+    The plans are those of layers on a grid (`Plan`), or on a space, the points of a group (`View`).
+    """
 
     sides: tuple[int, int]
     channels: int
-    plans: tuple[Plan, ...]
-    group: AbstractGroup | None
+    plans: tuple[Any, ...]
+    space: Group | None
+    group: AbstractGroup | Haar | None
     periodic: bool
     centres: int
     gamma: float | None
@@ -58,9 +66,14 @@ class Settings(NamedTuple):
 class Extractor(NamedTuple):
     """The layers, and the group that moves images before them."""
 
-    layers: tuple[PatchLayer, ...]
-    group: AbstractGroup | None
+    layers: Layers
+    group: AbstractGroup | Haar | None
     channels: int
+
+    @property
+    def weights(self) -> Floats | None:
+        """What the read-out averages with; None for equal weights."""
+        return self.group.weights if isinstance(self.group, Haar) else None
 
     def orbit(self, images: Floats) -> Floats:
         """Return the features of images moved by each element, shape (G, n, d)."""
@@ -84,9 +97,9 @@ class Extractor(NamedTuple):
             yield rows, self.orbit(images[rows])
 
 
-def moved_by(group: AbstractGroup, images: Floats, element: int) -> Floats:
+def moved_by(group: AbstractGroup | Haar, images: Floats, element: int) -> Floats:
     """Return g x for each image."""
-    rows = images.reshape(len(images), group.n_points * images.shape[-1])
+    rows = images.reshape(len(images), math.prod(images.shape[1:]))
     moved = group.act(rows, element, images.shape[-1])
     return np.asarray(moved, dtype=images.dtype).reshape(images.shape)
 
@@ -100,8 +113,10 @@ class Machine(NamedTuple):
 
     def features(self, images: Floats) -> Floats:
         """Return the features of images, averaged over the group, shape (n, d)."""
-        parts = [self.standard(F).mean(0) for _, F in self.extractor.tiles(images)]
-        return np.concatenate(parts)
+        w = self.extractor.weights
+        tiles = self.extractor.tiles(images)
+        parts = [np.average(self.standard(F), axis=0, weights=w) for _, F in tiles]
+        return np.concatenate(parts).astype(images.dtype, copy=False)
 
     def predict(self, images: Floats) -> Floats:
         """Return predictions, shape (n, k), in float64."""
@@ -160,7 +175,7 @@ def fit_machine(
     """
     report("layers")
     sample = _turned(images, settings.group, random)
-    layers = fit_layers(sample, settings.plans, settings.periodic, random)
+    layers = _fit_layers(sample, settings, random)
     extractor = Extractor(layers, settings.group, settings.channels)
     order = random.permutation(len(images))
     some = np.sort(order[: _kept_rows(extractor, images)])
@@ -170,8 +185,9 @@ def fit_machine(
     gamma = settings.gamma
     if gamma is None:
         gamma = _choose_width(
-            F, Y[some], settings.ridge, lambda f, rows: score(f, some[rows]), random, report
-        )
+            F, Y[some], settings.ridge, lambda f, rows: score(f, some[rows]), random, report,
+            extractor.weights,
+        )  # fmt: skip
     placed = np.sort(order[: settings.centres])
     if len(some) == len(images):
         centres, tiles = F[0][placed], slices(F)
@@ -179,13 +195,19 @@ def fit_machine(
         centres = standard(extractor.flat(images[placed]))
         del F
         tiles = ((rows, standard(G)) for rows, G in extractor.tiles(images))
-    basis = Basis.of(centres, gamma)
+    basis = Basis.of(centres, gamma, extractor.weights)
     fold = fold_numbers(len(images), random)
     sums = Sums.of(basis, _reported(tiles, report), Y, fold)
     best = _best_ridge(sums, Y, score, settings.ridge)
     regressor = Regressor.of(basis, sums, best.ridge, variance=variance)
     spread = held_out_variance(sums, best.ridge) if variance else np.empty(0)
     return Machine(extractor, standard, regressor), best, spread
+
+
+def _fit_layers(sample: Floats, settings: Settings, random: np.random.RandomState) -> Layers:
+    if settings.space is None:
+        return fit_layers(sample, settings.plans, settings.periodic, random)
+    return fit_views(sample, settings.plans, settings.space, random)
 
 
 def _kept_rows(extractor: Extractor, images: Floats) -> int:
@@ -197,7 +219,7 @@ def _kept_rows(extractor: Extractor, images: Floats) -> int:
 
 def _choose_width(
     F: Floats, Y: Floats, ridge: float | None, score: Score, random: np.random.RandomState,
-    report: Callable[[str], Any],
+    report: Callable[[str], Any], weights: Floats | None,
 ) -> float:  # fmt: skip
     """Return the γ of the best held-out score, for features (G, n, d).
 
@@ -209,7 +231,7 @@ def _choose_width(
 
     def attempt(gamma: float) -> Ridge:
         report("width")
-        sums = Sums.of(Basis.of(F[0], gamma), slices(F), Y, fold)
+        sums = Sums.of(Basis.of(F[0], gamma, weights), slices(F), Y, fold)
         return _best_ridge(sums, Y, lambda f, rows: score(f, few[rows]), ridge)
 
     return climb(attempt, FIRST_GAMMA, 2.0)[0]
@@ -235,7 +257,9 @@ def _reported(tiles: Tiles, report: Callable[[str], Any]) -> Tiles:
         yield tile
 
 
-def _turned(images: Floats, group: AbstractGroup | None, random: np.random.RandomState) -> Floats:
+def _turned(
+    images: Floats, group: AbstractGroup | Haar | None, random: np.random.RandomState
+) -> Floats:
     """Return a sample of images, each moved by a random element, to learn patches from."""
     if group is None:
         return images

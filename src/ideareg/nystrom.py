@@ -7,7 +7,8 @@ group acts by averaging,
 .. math:: T^G(x) = |G|^{-1}\textstyle\sum_g T(gx),
 
 whose kernel is :math:`|G|^{-2}\sum_{g,g'}k(gx,g'x')`: functions of it are invariant, and ridge
-regression with it is that with k on the data and all that the group makes of them.
+regression with it is that with k on the data and all that the group makes of them. A quadrature of
+a group has weights in place of :math:`|G|^{-1}`.
 
 The weights solve :math:`(T^TT+\lambda I)w = T^TY`. Sums over rows are all that is kept of them, in
 float64, whatever the type of the features: m² numbers and one tile of rows, and the features of
@@ -59,49 +60,55 @@ class Standard(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """Centres (m, d), γ, and the Cholesky factor L (m, m) of their kernel."""
+    """Centres (m, d), γ, the Cholesky factor L (m, m) of their kernel, weights of a quadrature."""
 
     centres: Floats
     gamma: float
     factor: Floats
+    weights: Floats | None = None
 
     @classmethod
-    def of(cls, centres: Floats, gamma: float) -> Basis:
+    def of(cls, centres: Floats, gamma: float, weights: Floats | None = None) -> Basis:
         """Factor the kernel matrix of the centres."""
         Z = centres.astype(np.float64)
         gram = gaussian(gamma, Z[None], Z)
         gram[np.diag_indices(len(gram))] += JITTER[centres.dtype.name]
         factor = np.linalg.cholesky(gram)
-        return cls(centres, gamma, factor.astype(centres.dtype))
+        return cls(centres, gamma, factor.astype(centres.dtype), weights)
 
     def features(self, F: Floats) -> Floats:
         """Return T^G of features (G, b, d), shape (b, m)."""
-        K = gaussian(self.gamma, F, self.centres)
+        K = gaussian(self.gamma, F, self.centres, self.weights)
         return solve_triangular(self.factor, K.T, lower=True, check_finite=False).T
 
 
-def gaussian(gamma: float, F: Floats, Z: Floats) -> Floats:
+def gaussian(gamma: float, F: Floats, Z: Floats, weights: Floats | None = None) -> Floats:
     """Return the mean over g of k(F_g, Z) for F (G, b, d) and Z (m, d), shape (b, m)."""
     total = np.zeros((F.shape[1], len(Z)), F.dtype)
-    for G in F:
+    shares = np.full(len(F), 1 / len(F)) if weights is None else weights
+    for G, share in zip(F, shares, strict=True):
         values = G @ Z.T
         values *= 2
         values -= np.einsum("bd,bd->b", G, G)[:, None]
         values -= np.einsum("md,md->m", Z, Z)
         np.minimum(values, 0, out=values)
         values *= F.dtype.type(gamma)
-        total += np.exp(values, out=values)
-    return total / len(F)
+        np.exp(values, out=values)
+        values *= F.dtype.type(share)
+        total += values
+    return total
 
 
-def own(gamma: float, F: Floats) -> Floats:
+def own(gamma: float, F: Floats, weights: Floats | None = None) -> Floats:
     """Return k^G(x, x) of features (G, b, d): the mean over pairs of turned copies, shape (b,)."""
     if len(F) == 1:
         return np.ones(F.shape[1])
     each = np.moveaxis(F, 1, 0).astype(np.float64)
     square = (each**2).sum(-1)
     gap = square[:, :, None] + square[:, None, :] - 2 * each @ np.moveaxis(each, 1, 2)
-    return np.exp(-gamma * np.maximum(gap, 0)).mean((1, 2))
+    pairs = np.exp(-gamma * np.maximum(gap, 0))
+    w = np.full(len(F), 1 / len(F)) if weights is None else weights
+    return np.einsum("g,bgh,h->b", w, pairs, w)
 
 
 class Held(NamedTuple):
@@ -131,7 +138,7 @@ class Sums(NamedTuple):
             gram += wide.T @ wide
             right += wide.T @ Y[rows]
             out = fold[rows] >= 0
-            rest = own(basis.gamma, F[:, out]) - (wide[out] ** 2).sum(1)
+            rest = own(basis.gamma, F[:, out], basis.weights) - (wide[out] ** 2).sum(1)
             kept.append((T[out], np.maximum(rest, 0.0), rows[out]))
         T, rest, rows = (np.concatenate(parts) for parts in zip(*kept, strict=True))
         masks = [fold[rows] == f for f in range(fold.max() + 1)]
@@ -217,6 +224,8 @@ class Regressor(NamedTuple):
         α.
     explained : ndarray, shape (m, m) or (0, m)
         E: a function has variance :math:`k^G(x,x) - |E\,k^G(Z,x)|^2`, in units of the amplitude.
+    weights : ndarray, shape (G,), or None
+        Of a quadrature; None for equal ones.
     """
 
     centres: Floats
@@ -224,6 +233,7 @@ class Regressor(NamedTuple):
     ridge: float
     dual: Floats
     explained: Floats
+    weights: Floats | None = None
 
     @classmethod
     def of(cls, basis: Basis, sums: Sums, ridge: float, *, variance: bool) -> Regressor:
@@ -238,12 +248,12 @@ class Regressor(NamedTuple):
             middle[np.diag_indices(len(L))] += 1 + ROUNDING
             half = np.linalg.cholesky(middle)
             explained = solve_triangular(L, half, lower=True, trans=1).T
-        return cls(basis.centres, basis.gamma, ridge, dual, explained)
+        return cls(basis.centres, basis.gamma, ridge, dual, explained, basis.weights)
 
     def cross(self, F: Floats) -> Floats:
         """Return k^G(x, Z) of features (G, b, d), shape (b, m), in float64."""
         wide = np.float64
-        return gaussian(self.gamma, F.astype(wide), self.centres.astype(wide))
+        return gaussian(self.gamma, F.astype(wide), self.centres.astype(wide), self.weights)
 
     def __call__(self, F: Floats) -> Floats:
         """Return predictions for features (G, b, d), shape (b, k)."""
@@ -252,5 +262,5 @@ class Regressor(NamedTuple):
     def moments(self, F: Floats) -> tuple[Floats, Floats]:
         """Return predictions (b, k) and the variance of an observation (b,), in its unit."""
         K = self.cross(F)
-        rest = own(self.gamma, F) - ((K @ self.explained.T) ** 2).sum(1)
+        rest = own(self.gamma, F, self.weights) - ((K @ self.explained.T) ** 2).sum(1)
         return K @ self.dual, np.maximum(rest, 0.0) + self.ridge

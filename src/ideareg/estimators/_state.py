@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
@@ -18,6 +17,15 @@ from ideareg.blocks import Warp
 from ideareg.classification import Tuned
 from ideareg.estimators._attributes import describe_warps
 from ideareg.estimators._base import numerics
+from ideareg.estimators._document import (
+    Arrays,
+    labels,
+    labels_spec,
+    plain,
+    restore_columns,
+    take,
+    unplain,
+)
 from ideareg.estimators._settings import read_settings
 from ideareg.kernels.base import FunctionKernel
 from ideareg.kernels.stretched import Stretched
@@ -28,14 +36,10 @@ from ideareg.shooting import Trajectory
 from ideareg.training import Model
 from ideareg.uncertainty import Predictor, WarpPosterior
 
-Arrays = dict[str, NDArray[Any]]
-
 KERNEL_CLASSES = {name: getattr(kernels, name) for name in kernels.__all__ if name[0].isupper()}
 # Parameters that are not data; a loaded model has their defaults.
 NOT_SAVED = ("callback", "random_state")
 HEADS = {"exact": ExactHead, "sparse": SparseHead, "primal": PrimalHead}
-# Kinds of labels that a file can hold, by the kind of their dtype.
-LABELS: dict[str, Any] = dict(U=str, O=object, i=np.int64, u=np.int64, f=float, b=bool)
 KERNEL_PARAMETERS = ("kernel", "warp_kernel")
 
 
@@ -81,29 +85,6 @@ def kernel_from_spec(spec: Any) -> Any:
     return KERNEL_CLASSES[name](**{key: kernel_from_spec(part) for key, part in parts.items()})
 
 
-def _plain(value: Any) -> Any:
-    """Return tuples as lists and NumPy numbers as Python's, with inf as a string."""
-    if isinstance(value, tuple | list | np.ndarray):
-        return [_plain(part) for part in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return {"float": repr(value)}
-    return value
-
-
-def _unplain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_unplain(part) for part in value]
-    if isinstance(value, dict):
-        if set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan"):
-            return float(value["float"])
-        return {key: _unplain(part) for key, part in value.items()}
-    return value
-
-
 def _named_leaves(warp: FittedWarp) -> list[tuple[str, Any]]:
     parts = (warp.model, warp.predictor.trajectory, warp.predictor.posterior, warp.predictor.spread)
     paths, _ = jax.tree_util.tree_flatten_with_path(parts)
@@ -112,30 +93,6 @@ def _named_leaves(warp: FittedWarp) -> list[tuple[str, Any]]:
 
 def _scales(model: Any) -> tuple[str, ...]:
     return ("_scale_x",) if is_classifier(model) else ("_scale_x", "_scale_y")
-
-
-def _labels_spec(classes: NDArray[Any]) -> dict[str, Any]:
-    """Return labels as JSON.
-
-    Raises
-    ------
-    TypeError
-        For labels that are neither text nor numbers.
-    """
-    kind, values = classes.dtype.kind, classes.tolist()
-    if kind not in LABELS or (kind == "O" and not all(isinstance(v, str) for v in values)):
-        raise TypeError(
-            f"save: labels must be text, numbers or booleans, got {classes.dtype} with "
-            f"{values[0]!r}."
-        )
-    return {"kind": kind, "values": values}
-
-
-def _labels(spec: Any) -> NDArray[Any]:
-    classes = np.asarray(spec["values"], dtype=LABELS[spec["kind"]])
-    if classes.ndim != 1 or len(classes) < 2 or not (classes[:-1] < classes[1:]).all():
-        raise ValueError("model file: its labels are not sorted and distinct")
-    return classes
 
 
 def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
@@ -166,20 +123,20 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
             arrays[f"warp{j}.offset"] = warp.tuned.offset
             tuned = warp.tuned.log_length, warp.tuned.ridge, warp.tuned.calibration.scale
             described["tuned"] = [float(number) for number in tuned]
-        warps.append(_plain(described))
+        warps.append(plain(described))
     for name, values in model.cv_results_.items():
         arrays[f"cv.{name}"] = np.asarray(values)
     names = getattr(model, "feature_names_in_", None)
     header = {
-        "parameters": _plain(parameters),
+        "parameters": plain(parameters),
         "n_features": int(model.n_features_in_),
         "feature_names": None if names is None else [str(name) for name in names],
-        "scores": _plain([model.score_, model.baseline_score_]),
+        "scores": plain([model.score_, model.baseline_score_]),
         "iterations": int(model.n_iter_),
         "warps": warps,
     }
     if is_classifier(model):
-        header["classes"] = _labels_spec(model.classes_)
+        header["classes"] = labels_spec(model.classes_)
     else:
         header["one_output"] = bool(model._one_output)
     return header, arrays
@@ -194,14 +151,14 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         If the header or an array does not fit together.
     """
     try:
-        parameters = _unplain(header["parameters"])
+        parameters = unplain(header["parameters"])
         for name in KERNEL_PARAMETERS:
             parameters[name] = kernel_from_spec(parameters[name])
         model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
         settings = read_settings(model)
         restore_columns(model, header)
         if is_classifier(model):
-            model.classes_ = _labels(header["classes"])
+            model.classes_ = labels(header["classes"])
             outputs = 1 if len(model.classes_) == 2 else len(model.classes_)
         else:
             model._one_output = bool(header["one_output"])
@@ -209,15 +166,15 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         columns = (model.n_features_in_, outputs)
         for scale, count in zip(_scales(model), columns, strict=False):
             wanted = Scaling.of(np.ones((1, count)), np.ones(1))._asdict()
-            parts = {name: _take(arrays, f"{scale}.{name}", a) for name, a in wanted.items()}
+            parts = {name: take(arrays, f"{scale}.{name}", a) for name, a in wanted.items()}
             setattr(model, scale, Scaling(**parts))
         model.warps_ = [
-            _restore_warp(f"warp{j}", _unplain(warp), settings, arrays, columns)
+            _restore_warp(f"warp{j}", unplain(warp), settings, arrays, columns)
             for j, warp in enumerate(header["warps"])
         ]
         if not model.warps_ or any((w.tuned is None) == is_classifier(model) for w in model.warps_):
             raise ValueError("model file: its warps are not those of such a model")
-        model.score_, model.baseline_score_ = _unplain(header["scores"])
+        model.score_, model.baseline_score_ = unplain(header["scores"])
         model.n_iter_ = int(header["iterations"])
         model.cv_results_ = {k[3:]: v for k, v in arrays.items() if k.startswith("cv.")}
         describe_warps(model)
@@ -226,43 +183,23 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
     return model
 
 
-def restore_columns(model: Any, header: dict[str, Any]) -> None:
-    """Set how many columns the model was fitted on, and their names if they had any."""
-    model.n_features_in_ = int(header["n_features"])
-    if header["feature_names"] is not None:
-        model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
-
-
 def _restore_warp(
     prefix: str, header: dict[str, Any], settings: Any, arrays: Arrays, columns: tuple[int, int]
 ) -> FittedWarp:
     skeleton = _skeleton(prefix, settings, header["head"], arrays, columns)
     paths, structure = jax.tree_util.tree_flatten_with_path(skeleton)
-    leaves = [_take(arrays, prefix + jax.tree_util.keystr(path), leaf) for path, leaf in paths]
+    leaves = [take(arrays, prefix + jax.tree_util.keystr(path), leaf) for path, leaf in paths]
     model, *parts = jax.tree_util.tree_unflatten(structure, leaves)
     tuned = None
     if "tuned" in header:
-        length, ridge, scale = _take({"tuned": np.asarray(header["tuned"])}, "tuned", np.ones(3))
+        length, ridge, scale = take({"tuned": np.asarray(header["tuned"])}, "tuned", np.ones(3))
         shift, offset = (
-            _take(arrays, f"{prefix}.{name}", np.ones(columns[1])) for name in ("shift", "offset")
+            take(arrays, f"{prefix}.{name}", np.ones(columns[1])) for name in ("shift", "offset")
         )
         tuned = Tuned(float(length), float(ridge), Calibration(float(scale), shift), offset)
     nu, weight = float(header["nu"]), float(header["weight"])
     predictor = Predictor(model.warp, *parts)
     return FittedWarp(model, predictor, nu, weight, header["ledger"], header["history"], tuned)
-
-
-def _take(arrays: Arrays, name: str, like: Any) -> NDArray[Any]:
-    """Return an array after checking that it is finite and has the shape and type of ``like``."""
-    array, like = arrays[name], np.asarray(like)
-    if array.shape != like.shape or array.dtype != like.dtype:
-        raise ValueError(
-            f"model file: array {name!r} has shape {array.shape} and type {array.dtype}, "
-            f"where {like.shape} and {like.dtype} fit the others"
-        )
-    if not np.isfinite(array).all():
-        raise ValueError(f"model file: array {name!r} holds values that are not finite")
-    return array
 
 
 def _skeleton(

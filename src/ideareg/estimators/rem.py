@@ -20,7 +20,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ideareg import persistence
 from ideareg.estimators._base import Progress, random_stream
-from ideareg.estimators._rem import Arrays, check_dtype, machine_arrays, read_settings, restore
+from ideareg.estimators._document import Arrays
+from ideareg.estimators._rem import check_dtype, read_settings
+from ideareg.estimators._remfile import machine_arrays, restore
 from ideareg.kernelmachine import Machine, fit_machine
 from ideareg.labels import Calibration, calibrate, encode
 from ideareg.nystrom import Ints, Ridge, Score
@@ -43,6 +45,7 @@ class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         sharpness: tuple[float, ...] = (3.0, 4.0),
         stride: tuple[int, ...] | None = None,
         sigma: tuple[float, ...] | None = None,
+        space: Any = None,
         group: Any = None,
         periodic: bool = False,
         n_centres: int = 8_000,
@@ -58,6 +61,7 @@ class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.sharpness = sharpness
         self.stride = stride
         self.sigma = sigma
+        self.space = space
         self.group = group
         self.periodic = periodic
         self.n_centres = n_centres

@@ -98,7 +98,7 @@ class REM(AbstractSummable):
         # NumPy on the host, like a number that is not a JAX array yet (`real_array`).
         elements: Any = _output_sets(group, stride, pool)
         index: Any
-        index, weight = group.sample(_window(group, window))
+        index, weight = group.sample(window_points(group, window))
         self.elements, self.index = elements, index[elements].astype(np.int32)
         taps: Any = None if weight is None else weight[elements]
         self.weight = taps
@@ -238,8 +238,14 @@ def scalar_base(base: Any) -> AbstractKernel:
     return kernel
 
 
-def _window(group: AbstractGroup, window: Any) -> Ints:
-    """Return the points of a window around point 0."""
+def window_points(group: AbstractGroup, window: Any) -> Ints:
+    """Return the points of a window around point 0, as `REM` takes it.
+
+    Raises
+    ------
+    ValueError
+        If they are no points of the space.
+    """
     if window is None:
         return np.arange(group.n_points)
     if isinstance(window, int | np.integer):

@@ -148,6 +148,27 @@ class Haar(NamedTuple):
     matrices: Floats
     weights: Floats
 
+    @property
+    def actions(self) -> int:
+        """Number of rotations."""
+        return len(self.weights)
+
+    def act(self, X: Any, element: int, channels: int = 1) -> Any:
+        """Return rows X with every d channels of a point, a vector, turned.
+
+        Raises
+        ------
+        ValueError
+            If the channels of a point are no vectors.
+        """
+        d = self.matrices.shape[1]
+        if channels % d or np.shape(X)[1] % channels:
+            raise ValueError(
+                f"X has shape {np.shape(X)} and points of {channels} channels, but the rotations "
+                f"turn vectors of {d}."
+            )
+        return (X.reshape(-1, d) @ self.matrices[element].T.astype(X.dtype)).reshape(X.shape)
+
     def on_points(self, k: int) -> Floats:
         """Return the actions on rows that hold k points, one after the other."""
         return np.kron(np.eye(k)[None], self.matrices).astype(np.float64)
