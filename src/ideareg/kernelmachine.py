@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from ideareg.nystrom import (
     held_out_variance,
     judge,
 )
+from ideareg.refinement import Checkpoint, Refinement, fingerprint, refine
 from ideareg.views import fit_views
 
 # Rows whose features are held in memory, to standardise by, and their bytes, all that a group makes
@@ -61,6 +63,7 @@ class Settings(NamedTuple):
     centres: int
     gamma: float | None
     ridge: float | None
+    refinement: Refinement | None = None
 
 
 class Extractor(NamedTuple):
@@ -145,11 +148,15 @@ def fit_machine(
     settings: Settings,
     score: Score,
     random: np.random.RandomState,
-    report: Callable[[str], Any],
+    report: Callable[..., Any],
     *,
     variance: bool = False,
+    checkpoint: str | PathLike[str] | None = None,
 ) -> tuple[Machine, Ridge, Floats]:
-    """Fit the layers without labels, choose γ and λ by held-out rows, and solve for the weights.
+    """Fit the layers, choose γ and λ by held-out rows, and solve for the weights.
+
+    Layers are fitted without labels. A refinement sees those of all rows but one fold, and that
+    fold alone is held out then, from all that follows but the weights.
 
     Parameters
     ----------
@@ -161,9 +168,11 @@ def fit_machine(
         Of held-out predictions and their row numbers; more is better.
     random : RandomState
     report : callable
-        Called with the name of the stage, once per step.
+        Called with the name of the stage, once per step; of a refinement, with its loss.
     variance : bool
         Whether the regressor must know its variance.
+    checkpoint : path-like, optional
+        The file that a refinement goes on from.
 
     Returns
     -------
@@ -176,6 +185,10 @@ def fit_machine(
     report("layers")
     sample = _turned(images, settings.group, random)
     layers = _fit_layers(sample, settings, random)
+    fold = None
+    if settings.refinement is not None:
+        fold = np.where(fold_numbers(len(images), random) == 0, 0, -1)
+        layers = _refined(layers, images, Y, fold < 0, settings, random, report, checkpoint)
     extractor = Extractor(layers, settings.group, settings.channels)
     order = random.permutation(len(images))
     some = np.sort(order[: _kept_rows(extractor, images)])
@@ -186,7 +199,7 @@ def fit_machine(
     if gamma is None:
         gamma = _choose_width(
             F, Y[some], settings.ridge, lambda f, rows: score(f, some[rows]), random, report,
-            extractor.weights,
+            extractor.weights, None if fold is None else fold[some],
         )  # fmt: skip
     placed = np.sort(order[: settings.centres])
     if len(some) == len(images):
@@ -196,7 +209,7 @@ def fit_machine(
         del F
         tiles = ((rows, standard(G)) for rows, G in extractor.tiles(images))
     basis = Basis.of(centres, gamma, extractor.weights)
-    fold = fold_numbers(len(images), random)
+    fold = fold_numbers(len(images), random) if fold is None else fold
     sums = Sums.of(basis, _reported(tiles, report), Y, fold)
     best = _best_ridge(sums, Y, score, settings.ridge)
     regressor = Regressor.of(basis, sums, best.ridge, variance=variance)
@@ -210,6 +223,22 @@ def _fit_layers(sample: Floats, settings: Settings, random: np.random.RandomStat
     return fit_views(sample, settings.plans, settings.space, random)
 
 
+def _refined(
+    layers: Layers, images: Floats, Y: Floats, seen: NDArray[np.bool_], settings: Settings,
+    random: np.random.RandomState, report: Callable[..., Any], path: str | PathLike[str] | None,
+) -> Layers:  # fmt: skip
+    """Return the layers after training on the rows that are seen."""
+    assert settings.refinement is not None
+    images, Y, group = images[seen], Y[seen], settings.group
+    seed = random.randint(2**31 - 1)
+    digest = fingerprint(layers, images, Y, settings.refinement, seed)
+
+    def rows(chosen: Ints, random: np.random.RandomState) -> Floats:
+        return _moved(images[chosen], group, random)
+
+    return refine(layers, rows, Y, settings.refinement, seed, report, Checkpoint(path, digest))
+
+
 def _kept_rows(extractor: Extractor, images: Floats) -> int:
     """Return how many rows of features to hold in memory."""
     count = 1 if extractor.group is None else extractor.group.actions
@@ -219,7 +248,7 @@ def _kept_rows(extractor: Extractor, images: Floats) -> int:
 
 def _choose_width(
     F: Floats, Y: Floats, ridge: float | None, score: Score, random: np.random.RandomState,
-    report: Callable[[str], Any], weights: Floats | None,
+    report: Callable[[str], Any], weights: Floats | None, fold: Ints | None,
 ) -> float:  # fmt: skip
     """Return the γ of the best held-out score, for features (G, n, d).
 
@@ -227,7 +256,7 @@ def _choose_width(
     """
     few = np.sort(random.permutation(len(Y))[:WIDTH_ROWS])
     F, Y = F[:, few], Y[few]
-    fold = fold_numbers(len(Y), random)
+    fold = fold_numbers(len(Y), random) if fold is None else fold[few]
 
     def attempt(gamma: float) -> Ridge:
         report("width")
@@ -263,8 +292,17 @@ def _turned(
     """Return a sample of images, each moved by a random element, to learn patches from."""
     if group is None:
         return images
-    some = images[np.sort(random.permutation(len(images))[:SAMPLED_IMAGES])].copy()
-    element = random.randint(group.actions, size=len(some))
+    return _moved(images[np.sort(random.permutation(len(images))[:SAMPLED_IMAGES])], group, random)
+
+
+def _moved(
+    images: Floats, group: AbstractGroup | Haar | None, random: np.random.RandomState
+) -> Floats:
+    """Return images, each moved by a random element."""
+    if group is None:
+        return images
+    moved = images.copy()
+    element = random.randint(group.actions, size=len(images))
     for g in range(group.actions):
-        some[element == g] = moved_by(group, some[element == g], g)
-    return some
+        moved[element == g] = moved_by(group, images[element == g], g)
+    return moved

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_classifier
 
 from ideareg.convolution import Plan
 from ideareg.estimators._settings import _check_real, check_integer
@@ -14,6 +15,7 @@ from ideareg.kernelmachine import Settings
 from ideareg.kernels.equivariant import window_points
 from ideareg.kernels.groups import AbstractGroup, Group, quarter_turns, square_symmetries
 from ideareg.kernels.rotations import Haar, Rotations
+from ideareg.refinement import Refinement
 from ideareg.views import View
 
 DTYPES = ("float32", "float64")
@@ -55,11 +57,24 @@ def read_settings(model: Any, columns: int) -> Settings:
             _check_real(name, value, least=0.0, strict=True)
     model.image_shape_ = (*sides, channels)
     shape = (sides[0], sides[1])
+    layers: tuple[Any, ...] = plans(model, shape) if space is None else views(model, space)
     return Settings(
-        shape, channels, plans(model, shape) if space is None else views(model, space), space,
+        shape, channels, layers, space,
         read_group(model.group, shape, channels), bool(model.periodic), int(model.n_centres),
-        model.gamma, model.ridge,
+        model.gamma, model.ridge, _read_refinement(model, layers),
     )  # fmt: skip
+
+
+def _read_refinement(model: Any, layers: tuple[Any, ...]) -> Refinement | None:
+    check_integer("refine_epochs", model.refine_epochs, 0)
+    if model.refine_epochs == 0:
+        return None
+    if not layers:
+        raise ValueError(
+            f"refine_epochs={model.refine_epochs} trains layers, and rows of shape "
+            f"{model.image_shape_} have none: give the image_shape, or set refine_epochs=0."
+        )
+    return Refinement(int(model.refine_epochs), is_classifier(model))
 
 
 def read_space(model: Any) -> Group | None:

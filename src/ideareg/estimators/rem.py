@@ -27,6 +27,7 @@ from ideareg.kernelmachine import Machine, fit_machine
 from ideareg.labels import Calibration, calibrate, encode
 from ideareg.nystrom import Ints, Ridge, Score
 from ideareg.pointwise import SquaredHinge
+from ideareg.refinement import BATCH
 
 Floats = NDArray[np.floating[Any]]
 
@@ -51,6 +52,7 @@ class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_centres: int = 8_000,
         gamma: float | None = None,
         ridge: float | None = None,
+        refine_epochs: int = 0,
         dtype: str = "float32",
         random_state: Any = None,
         verbose: int = 1,
@@ -67,25 +69,39 @@ class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_centres = n_centres
         self.gamma = gamma
         self.ridge = ridge
+        self.refine_epochs = refine_epochs
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
 
     def _fit_machine(
-        self, X: Floats, Y: Floats, score: Score, *, variance: bool
+        self,
+        X: Floats,
+        Y: Floats,
+        score: Score,
+        *,
+        variance: bool,
+        checkpoint: str | PathLike[str] | None,
     ) -> tuple[Ridge, Floats]:
         """Fit on rows of pixels and targets (n, k); return what held-out rows said."""
         settings = read_settings(self, X.shape[1])
+        if checkpoint is not None and settings.refinement is None:
+            raise ValueError(
+                "checkpoint: without refinement there is no training to go on with; set "
+                "refine_epochs, or leave the checkpoint out."
+            )
         images = X.reshape(-1, *settings.sides, settings.channels)
+        steps = settings.refinement.epochs * len(X) // BATCH if settings.refinement else 0
         progress = Progress(
-            self, (X, Y), total=20 + len(X) // 1_000, visible=bool(self.verbose), context=None,
-            callback=None,
+            self, (X, Y), total=20 + len(X) // 1_000 + steps, visible=bool(self.verbose),
+            context=None, callback=None,
         )  # fmt: skip
         random = random_stream(self.random_state)
         with jax.enable_x64(self.dtype == "float64"), progress:
             machine, held, spread = fit_machine(
-                images, Y, settings, score, random, lambda stage: progress(stage, 0, {}),
-                variance=variance,
+                images, Y, settings, score, random,
+                lambda stage, **record: progress(stage, 0, record), variance=variance,
+                checkpoint=checkpoint,
             )  # fmt: skip
         self.machine_ = machine
         self.gamma_, self.ridge_ = machine.regressor.gamma, held.ridge
@@ -212,7 +228,9 @@ class REMClassifier(ClassifierMixin, _REM):
 
     _calibration: Calibration
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> REMClassifier:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, *, checkpoint: str | PathLike[str] | None = None
+    ) -> REMClassifier:
         """Fit layers and read-out.
 
         Parameters
@@ -220,6 +238,9 @@ class REMClassifier(ClassifierMixin, _REM):
         X : array-like of shape (n_samples, height * width * channels)
         y : array-like of shape (n_samples,)
             Labels of any type.
+        checkpoint : path-like, optional
+            With ``refine_epochs``: a file that the training is written to every few seconds. The
+            same call goes on from there after a kill, and ends at the same model, bit for bit.
 
         Returns
         -------
@@ -228,8 +249,9 @@ class REMClassifier(ClassifierMixin, _REM):
         Raises
         ------
         ValueError
-            For parameters out of range, an ``image_shape`` that does not fit the columns, a group
-            that does not act on it, images that are flat, and y with fewer than two classes.
+            For parameters out of range, an ``image_shape`` or ``space`` that does not fit the
+            columns, a group that does not act on it, images that are flat, y with fewer than two
+            classes, and a checkpoint of another fit.
         """
         X, y = validate_data(self, X, y, dtype=np.dtype(check_dtype(self.dtype)))
         check_classification_targets(y)
@@ -249,7 +271,9 @@ class REMClassifier(ClassifierMixin, _REM):
             log_p = tuned(f, rows).log_probability(f + self._offset)
             return float(log_p[np.arange(len(rows)), codes[rows]].mean())
 
-        held, _ = self._fit_machine(np.asarray(X), Y - self._offset, score, variance=False)
+        held, _ = self._fit_machine(
+            np.asarray(X), Y - self._offset, score, variance=False, checkpoint=checkpoint
+        )
         self._calibration = tuned(held.predicted, held.rows)
         return self
 
@@ -314,13 +338,17 @@ class REMRegressor(RegressorMixin, _REM):
     ((60,), True)
     """
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> REMRegressor:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, *, checkpoint: str | PathLike[str] | None = None
+    ) -> REMRegressor:
         """Fit layers and read-out.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, height * width * channels)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        checkpoint : path-like, optional
+            As for `REMClassifier`.
 
         Returns
         -------
@@ -329,8 +357,9 @@ class REMRegressor(RegressorMixin, _REM):
         Raises
         ------
         ValueError
-            For parameters out of range, an ``image_shape`` that does not fit the columns, a group
-            that does not act on it, and images that are flat.
+            For parameters out of range, an ``image_shape`` or ``space`` that does not fit the
+            columns, a group that does not act on it, images that are flat, and a checkpoint of
+            another fit.
         """
         dtype = np.dtype(check_dtype(self.dtype))
         X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, y_numeric=True)
@@ -344,7 +373,9 @@ class REMRegressor(RegressorMixin, _REM):
         def score(f: Floats, rows: Ints) -> float:
             return -float(((f - Y[rows]) ** 2).mean())
 
-        held, variance = self._fit_machine(np.asarray(X), Y, score, variance=True)
+        held, variance = self._fit_machine(
+            np.asarray(X), Y, score, variance=True, checkpoint=checkpoint
+        )
         error = (held.predicted - Y[held.rows]) ** 2 / variance[:, None]
         self._amplitude = error.mean(0)
         return self
