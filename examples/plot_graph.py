@@ -37,7 +37,7 @@ def signals(A: np.ndarray, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray
     random = np.random.default_rng(seed)
     X, near = NOISE * random.normal(size=(rows, 10)), random.integers(2, size=rows)
     for row, adjacent in zip(X, near, strict=True):
-        pairs = np.argwhere(np.triu(A == adjacent, 1))
+        pairs = np.argwhere(np.triu(adjacent == A, 1))
         row[pairs[random.integers(len(pairs))]] += 1
     return X, near
 

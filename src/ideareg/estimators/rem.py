@@ -158,13 +158,14 @@ class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
 
 class REMClassifier(ClassifierMixin, _REM):
-    r"""Classification of images by a deep convolutional kernel machine.
+    r"""Classification of images, and of functions on other spaces, by a deep kernel machine.
 
     .. math:: f(x) = \sum_j \alpha_j\,|G|^{-1}\sum_{g\in G} e^{-\gamma|F(gx)-F(z_j)|^2}
 
     F are the features of layers of REM kernels: patches less their mean, a dot-product kernel
     :math:`|u||u'|e^{a(\cos\angle(u,u')-1)}` of patches through inducing ones, Gaussian
-    pooling; see `ideareg.convolution`. Nothing is learned from labels but the weights on the
+    pooling; see `ideareg.convolution`, and `ideareg.views` for series, graphs and sets. Unless
+    ``refine_epochs`` asks for more, nothing is learned from labels but the weights on the
     centres :math:`z_j`, by ridge regression on targets ±1, in closed form. γ and the ridge are
     those of greatest held-out likelihood, and probabilities are scaled and shifted on the held-out
     predictions, as Platt did.
@@ -178,7 +179,8 @@ class REMClassifier(ClassifierMixin, _REM):
     n_patches : tuple of int, default=(48, 200)
         Inducing patches of each layer; their number is that of the layers.
     window : tuple of int, default=(5, 3)
-        Width of the patches of each layer; less along an axis that is shorter.
+        Width of the patches of each layer; less along an axis that is shorter. With a ``space``
+        also the points that are seen from point 0, as a sequence for each layer, or None for all.
     sharpness : tuple of float, default=(3.0, 4.0)
         a of the kernel of each layer.
     stride : tuple of int, default=None
@@ -188,10 +190,17 @@ class REMClassifier(ClassifierMixin, _REM):
     sigma : tuple of float, default=None
         Deviation of each layer's pooling weights, in points. None: half the stride, and 0.73 of it
         for the last layer.
+    space : Group, default=None
+        The group whose points a row is a function on, in place of a grid: `cyclic` for periodic
+        series, `automorphisms` of a graph, any of `ideareg.kernels.groups`. A row holds the
+        channels of each point, one point after the other. Layers see a function from all elements
+        of the group, and the last averages over them: predictions are invariant, to rounding. With
+        a window of one point they are so under all permutations of the points: rows are sets.
     group : {"p4", "p4m", "c8", "c16"}, group or None, default=None
         What the read-out averages over, besides what the layers know of translations: the quarter
-        turns, with reflections too, turns by an eighth or sixteenth with interpolation, or any
-        group of `ideareg.kernels.groups` that acts on the grid. Time and memory grow with it.
+        turns, with reflections too, turns by an eighth or sixteenth with interpolation, any
+        group of `ideareg.kernels.groups` that acts on the grid, or a quadrature, such as
+        `haar_so3`, that turns channels which are vectors. Time and memory grow with it.
     periodic : bool, default=False
         Whether the grid wraps around. Otherwise zeros lie outside.
     n_centres : int, default=8000
@@ -199,6 +208,9 @@ class REMClassifier(ClassifierMixin, _REM):
         some 3 times its square, in float64.
     gamma, ridge : float, default=None
         γ, in units of the mean square norm of the features, and λ. None: chosen.
+    refine_epochs : int, default=0
+        Passes over the rows that train the inducing patches and the sharpness from labels, see
+        `ideareg.refinement`. One fold is kept from it, and held out alone from what is chosen.
     dtype : {"float32", "float64"}, default="float32"
         Of the layers. Sums over rows are in float64.
     random_state : int, RandomState or None, default=None
@@ -306,7 +318,7 @@ class REMClassifier(ClassifierMixin, _REM):
 
 
 class REMRegressor(RegressorMixin, _REM):
-    r"""Regression on images by a deep convolutional kernel machine.
+    r"""Regression on images, and on functions on other spaces, by a deep kernel machine.
 
     The machine of `REMClassifier`, with real targets. γ and the ridge are those of least held-out
     square error. The read-out is the posterior mean of a Gaussian process of the same kernel, its
@@ -314,9 +326,9 @@ class REMRegressor(RegressorMixin, _REM):
 
     Parameters
     ----------
-    image_shape, n_patches, window, sharpness, stride, sigma, group, periodic
+    image_shape, n_patches, window, sharpness, stride, sigma, space, group, periodic
         As for `REMClassifier`.
-    n_centres, gamma, ridge, dtype, random_state, verbose
+    n_centres, gamma, ridge, refine_epochs, dtype, random_state, verbose
         Likewise.
 
     Attributes
