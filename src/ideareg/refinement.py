@@ -39,10 +39,11 @@ from ideareg.convolution import WHITENING_RIDGE, AbstractLayer, Floats, Layers, 
 from ideareg.kernels.groups import Ints
 
 # Rows of a step: a few of each class must be among them.
-BATCH = 256
+BATCH = 128
 RATE = 1e-2
 # Where γ, λ and the slope of the softmax begin, and what keeps A positive in float32.
 FIRST_GAMMA, FIRST_RIDGE, FIRST_SLOPE, LEAST_RIDGE = 0.2, 1e-2, 4.0, 1e-4
+ADAM = optax.scale_by_adam()
 # Between checkpoints.
 SECONDS = 5.0
 
@@ -106,26 +107,21 @@ def refine(
     batch = min(BATCH, n)
     in_epoch = n // batch
     steps = task.epochs * in_epoch
-    optimiser = optax.adam(optax.cosine_decay_schedule(RATE, steps))
+    # The rate falls to zero, so that the end is a minimum and not a cloud about it.
+    rate = optax.cosine_decay_schedule(RATE, steps)
     targets = np.asarray(Y, dtype=layers[0].whitening.dtype)
     start = _start(layers)
-    state, done = checkpoint.resume(State(start, optimiser.init(start)))
-
-    @eqx.filter_jit
-    def advance(state: State, images: Maps, targets: Array) -> tuple[State, Scalar]:
-        loss, slope = jax.value_and_grad(_loss)(
-            state.learned, layers, images, targets, task.classes
-        )
-        move, memory = optimiser.update(slope, state.memory)
-        return State(optax.apply_updates(state.learned, move), memory), loss
-
+    state, done = checkpoint.resume(State(start, ADAM.init(start)))
     try:
         for step in range(done, steps):
             epoch, place = divmod(step, in_epoch)
             random = np.random.RandomState([seed, epoch])
             chosen = random.permutation(n)[place * batch : (place + 1) * batch]
             images = rows(chosen, np.random.RandomState([seed, epoch, place]))
-            state, loss = advance(state, images, targets[chosen])
+            state, loss = _advance(
+                state, layers, images, targets[chosen], np.asarray(rate(step), targets.dtype),
+                task.classes,
+            )  # fmt: skip
             done = step + 1
             checkpoint.write(state, done, last=done == steps)
             report("refine", loss=float(loss))
@@ -133,6 +129,16 @@ def refine(
         warnings.warn(Result.interrupted.message, ConvergenceWarning, stacklevel=5)
         checkpoint.write(state, done, last=True)
     return tuple(_finished(layer, state.learned, i) for i, layer in enumerate(layers))
+
+
+@eqx.filter_jit
+def _advance(
+    state: State, layers: Layers, images: Maps, targets: Array, rate: Scalar, classes: bool
+) -> tuple[State, Scalar]:
+    loss, slope = jax.value_and_grad(_loss)(state.learned, layers, images, targets, classes)
+    move, memory = ADAM.update(slope, state.memory)
+    learned = jax.tree.map(lambda at, by: at - rate * by, state.learned, move)
+    return State(learned, memory), loss
 
 
 def _start(layers: Layers) -> Learned:
