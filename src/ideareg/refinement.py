@@ -36,7 +36,7 @@ from sklearn.exceptions import ConvergenceWarning
 from ideareg import persistence
 from ideareg._types import Result, Scalar
 from ideareg.convolution import WHITENING_RIDGE, AbstractLayer, Floats, Layers, Maps, root_gram
-from ideareg.kernels.groups import Ints
+from ideareg.nystrom import Ints
 
 # Rows of a step: a few of each class must be among them.
 BATCH = 128
@@ -133,7 +133,7 @@ def refine(
 
 @eqx.filter_jit
 def _advance(
-    state: State, layers: Layers, images: Maps, targets: Array, rate: Scalar, classes: bool
+    state: State, layers: Layers, images: Any, targets: Any, rate: Any, classes: bool
 ) -> tuple[State, Scalar]:
     loss, slope = jax.value_and_grad(_loss)(state.learned, layers, images, targets, classes)
     move, memory = ADAM.update(slope, state.memory)
