@@ -140,8 +140,8 @@ def read_group(group: Any, sides: tuple[int, int], channels: int) -> AbstractGro
         return group
     if not isinstance(group, AbstractGroup):
         raise TypeError(
-            f"group must be a name, a group of ideareg.kernels.groups, or a quadrature, got "
-            f"{group!r}."
+            "group must be a name or a group of ideareg.kernels.groups, or a quadrature such as "
+            f"haar_so3, got {group!r}."
         )
     if group.n_points != math.prod(sides) or (len(group.shape) > 1 and group.shape != sides):
         raise ValueError(
