@@ -13,7 +13,8 @@ unit vectors, are
 and the layer gives :math:`A\varphi`, A the Gaussian weights of the pooling: the Nyström features of
 the kernel :math:`AKA^T`. With all patches of the data as Z, and ε = 0, nothing is approximated. The
 next layer has inner products of these features for those of pixels, so that a stack is a deep
-kernel, not a random net: nothing is learned from labels but the read-out.
+kernel, not a random net: nothing is learned from labels but the read-out, unless
+`ideareg.refinement` moves the inducing patches.
 
 Products with inducing patches are a convolution and norms a box filter, so a batch of maps costs
 its own size times M in memory, and patches are never formed. Grids have two axes, a series is one
