@@ -79,6 +79,7 @@ ORDER = [
     "plotting.registration",
     "plotting",
     "page",
+    "viewer",
     "claims",
     "report",
     "bench",

@@ -4,7 +4,8 @@ From the Levi-Civita connection written by the cometric alone [1]_: β is parall
 (q, p) if
 
 .. math:: \dot\beta = -\tfrac12\nabla_q\big(p^T\Gamma\beta\big)
-          -\tfrac12\Gamma^{-1}\big(\partial_{\Gamma p}\Gamma\,\beta-\partial_{\Gamma\beta}\Gamma\,p\big),
+          -\tfrac12\Gamma^{-1}\big(\partial_{\Gamma p}\Gamma\,\beta
+          -\partial_{\Gamma\beta}\Gamma\,p\big),
 
 which for β = p is Hamilton's equation. One Runge-Kutta method moves q, p and β together, so that
 the error is of fourth order in the time step.

@@ -126,9 +126,10 @@ class Modes(NamedTuple):
         ndarray, shape (k,) or (j, k)
         """
         p = np.asarray(momentum, dtype=np.float64)
-        return _whitened(self.flow.kernel, self.template.points, p) @ _whitened(
-            self.flow.kernel, self.template.points, self.directions
-        ).T
+        return (
+            _whitened(self.flow.kernel, self.template.points, p)
+            @ _whitened(self.flow.kernel, self.template.points, self.directions).T
+        )
 
 
 class Atlas(NamedTuple):
@@ -355,22 +356,17 @@ def _meet_landmarks(
     tol: Any = {} if settings.tol is None else {"tol": settings.tol}
     Y = np.stack([goal.points for goal in goals])
 
-    def one(goal: Shape, guess: Any) -> Floats:
+    def one(goal: Shape) -> Floats:
         with numerics():  # a thread has settings of its own
-            found = match(kernel, X, goal.points, nu, depth, scheme, momentum=guess, **tol)
-            if guess is not None and found.result is not Result.converged:
-                found = match(kernel, X, goal.points, nu, depth, scheme, **tol)
-        return found.momentum
+            return match(kernel, X, goal.points, nu, depth, scheme, **tol).momentum
 
-    first = [None] * len(goals) if guesses is None else guesses
     momenta, slopes = guesses, None
     found = np.full(len(Y), guesses is not None)
     for _ in range(2):
         if not found.all():
             missing = np.flatnonzero(~found)
             momenta = np.zeros(Y.shape) if momenta is None else momenta.copy()
-            pairs = [(goals[i], first[i]) for i in missing]
-            momenta[missing] = _each(n_jobs, one, *zip(*pairs, strict=True))
+            momenta[missing] = _each(n_jobs, one, [goals[i] for i in missing])
         if X.size > LARGEST_NEWTON:
             break
         momenta, found, slopes = match_each(kernel, X, Y, nu, depth, scheme, momenta, **tol)
@@ -403,7 +399,9 @@ def _meet_meshes(
             miss = float(loss(fit.warped_source_.points))
         return fit, fit.nu_ * fit.distance_**2 / 2 + miss
 
-    fits, values = zip(*_each(n_jobs, one, goals, [None] * len(goals) if guesses is None else guesses), strict=True)
+    fits, values = zip(
+        *_each(n_jobs, one, goals, [None] * len(goals) if guesses is None else guesses), strict=True
+    )
     return _Met(np.stack([fit.momentum_ for fit in fits]), float(np.mean(values)), None, list(fits))
 
 
@@ -440,11 +438,7 @@ def _moved(
             return moved, met.momentum + (slopes @ way).reshape(met.momentum.shape)
     scheme = get_integrator(settings.integrator)
     flow = PointFlow(settings.kernel, mean.points, step * drift, settings.depth, scheme)
-    moved = mean.moved(flow.forward(mean.points))
-    if slopes is None:
-        return moved, met.momentum - step * drift
-    way = (moved.points - mean.points).ravel()
-    return moved, met.momentum + (slopes @ way).reshape(met.momentum.shape)
+    return mean.moved(flow.forward(mean.points)), met.momentum - step * drift
 
 
 def _gap(kernel: Kernel, mean: Shape, momentum: Floats) -> float:
