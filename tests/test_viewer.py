@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 
 from ideareg import Registration, viewer
 from ideareg.cli import commands as cli
-from ideareg.registration import Image, Shape
+from ideareg.integrators import RK4
+from ideareg.kernels import Matern52
+from ideareg.registration import Affine, Image, Shape
+from ideareg.registration.flows import PointFlow
 from ideareg.viewer import write_viewer
 
 HARNESS = Path(__file__).with_name("viewer_harness.js")
@@ -27,11 +30,20 @@ def plane():
     return Registration(1.0, nu=0.0, align="rigid").fit(SOURCE, TARGET)
 
 
+def made_of(source):
+    fit = Registration()
+    fit.source_ = source
+    return fit
+
+
 @pytest.fixture(scope="module")
 def solid():
     points = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-    return Registration(1.0, depth=4, max_iter=3).fit((points, faces), (1.2 * points, faces))
+    fit = made_of(Shape.of(points, faces))
+    fit.affine_ = Affine.identity(3)
+    fit.flow_ = PointFlow(Matern52(1.0), points, 0.3 * points, 4, RK4())
+    return fit
 
 
 def read(path):
@@ -155,12 +167,6 @@ def test_solids_turn_and_near_faces_come_last(solid, tmp_path):
 
 
 # ------------------------------------------------------------------ refusals, command line
-
-
-def made_of(source):
-    fit = Registration()
-    fit.source_ = source
-    return fit
 
 
 def test_what_it_cannot_show_is_refused(plane, tmp_path):
