@@ -91,17 +91,9 @@ def write_viewer(
             "that the fit was given."
         )
     data, notes = _data(fit, source, goal)
-    boxes = {"moving": "source, pushed forward", "source": "source", "target": "target",
-             "grid": "grid"}  # fmt: skip
-    there = {"moving", "source"} | {name for name in ("target", "grid") if data[name] is not None}
-    layers = "".join(
-        f'<label class="{name}"><input type="checkbox" id="{name}" checked> {label}</label>'
-        for name, label in boxes.items()
-        if name in there
-    )
     keys = "turn" if source.dimension == 3 else "shift"
     filled = string.Template(PAGE).substitute(
-        title=escape(title), style=page.STYLE + STYLE, layers=layers,
+        title=escape(title), style=page.STYLE + STYLE, layers=_layers(data),
         script=resources.files("ideareg").joinpath("viewer.js").read_text(encoding="utf-8"),
         data=_embedded({**data, "units": units}),
         label=escape(f"{title}: the {source.kind} at the time of the slider. Arrow keys {keys} it, "
@@ -160,6 +152,17 @@ def _data(fit: Any, source: Shape, goal: Shape | None) -> tuple[dict[str, Any], 
         },
         "grid": drawn,
     }, notes  # fmt: skip
+
+
+def _layers(data: dict[str, Any]) -> str:
+    """Return a check box for each thing that is drawn."""
+    boxes = {"moving": "source, pushed forward", "source": "source", "target": "target",
+             "grid": "grid"}  # fmt: skip
+    return "".join(
+        f'<label class="{name}"><input type="checkbox" id="{name}" checked> {label}</label>'
+        for name, label in boxes.items()
+        if data.get(name, ()) is not None
+    )
 
 
 def _scale(size: float) -> float:
