@@ -82,6 +82,7 @@ ORDER = [
     "plotting.registration",
     "plotting",
     "page",
+    "viewer",
     "claims",
     "report",
     "bench",

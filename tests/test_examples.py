@@ -98,3 +98,15 @@ def test_landmarks(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "converged: True" in said and "of the mismatch left" in said
     assert (tmp_path / "landmarks.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_population(tmp_path, capsys):
+    load("plot_population").main(["--leaves", "6", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "converged: True" in said
+    assert float(re.search(r"two modes: ([\d.]+)%", said)[1]) > 95
+    one, other = map(float, re.search(r"growth: ([\d.]+), carried along: ([\d.]+)", said).groups())
+    assert other == pytest.approx(one, rel=1e-3)
+    assert (tmp_path / "population.png").stat().st_size > 10_000
+    assert "<canvas" in (tmp_path / "population.html").read_text(encoding="utf-8")

@@ -26,6 +26,9 @@ def register(
         Path | None, typer.Option(help="Folder for the fit, the warped source, the displacement.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    viewer: Annotated[
+        Path | None, typer.Option(help="Write a page here on which the shapes move.")
+    ] = None,
     align: Annotated[
         str, typer.Option(help="Map before the flow: rigid, similarity, affine or none.")
     ] = "",
@@ -51,7 +54,11 @@ def register(
         if report is not None:
             persistence.check_writable(report)
             tables.require("matplotlib", "plot")
+        if viewer is not None:
+            persistence.check_writable(viewer)
         pair = read(source), read(target)
+        if viewer is not None and isinstance(pair[0], Image):
+            raise ValueError("--viewer shows landmarks and meshes; for images there is --report.")
         kind = align or ("affine" if isinstance(pair[0], Image) else "none")
         fit = Registration(
             kernel, nu=nu, align=None if kind == "none" else kind, similarity=similarity
@@ -70,6 +77,11 @@ def register(
         if report is not None:
             _report(fit, pair[1], report, f"{source.name} onto {target.name}", lines)
             typer.echo(f"report: {report}")
+        if viewer is not None:
+            from ideareg.viewer import write_viewer
+
+            write_viewer(viewer, fit, pair[1], title=f"{source.name} onto {target.name}")
+            typer.echo(f"viewer: {viewer}")
 
 
 def _facts(fit: Registration, seconds: float) -> list[tuple[str, str]]:

@@ -5,20 +5,26 @@ from ideareg.registration.alignment import align_images
 from ideareg.registration.attachments import Attachment
 from ideareg.registration.distances import Pairs, pairwise, procrustes
 from ideareg.registration.images import Image
+from ideareg.registration.paralleltransport import parallel_transport
+from ideareg.registration.population import Atlas, Modes, atlas
 from ideareg.registration.registration import Registration
 from ideareg.registration.shapes import Shape
 from ideareg.registration.similarity import Similarity
 
 __all__ = [
     "Affine",
+    "Atlas",
     "Attachment",
     "Image",
+    "Modes",
     "Pairs",
     "Registration",
     "Shape",
     "Similarity",
     "align",
     "align_images",
+    "atlas",
     "pairwise",
+    "parallel_transport",
     "procrustes",
 ]

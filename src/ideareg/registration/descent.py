@@ -33,6 +33,8 @@ Floats = NDArray[np.float64]
 MEMORY = 20
 # Of Γ(c, c), relative to its largest entry.
 WHITENING_JITTER = 1e-6
+# A loss below so many roundings of a square length is 0.
+ROUNDING = 100
 
 
 class Descended(NamedTuple):
@@ -130,6 +132,10 @@ def descend(
     C = _whitening(problem)
     c = np.asarray(problem.control_points)
     z0 = np.zeros(c.size)
+    points = c if problem.points is None else np.asarray(problem.points)
+    rounding = ROUNDING * np.finfo(c.dtype).eps * points.var(axis=0).sum()
+    if float(_value_and_gradient(problem, z0.astype(c.dtype), C)[0]) <= rounding:
+        return Descended(np.zeros(c.shape), 0.0, Result.converged, 0)  # they are one shape
     if momentum is not None:
         z0 = np.asarray(C.T @ columns(problem.kernel, momentum), dtype=np.float64).ravel()
     found = least(lambda z: _value_and_gradient(problem, z.astype(c.dtype), C), z0, max_iter, tol)

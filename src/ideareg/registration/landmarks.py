@@ -37,6 +37,8 @@ LARGEST_DENSE = 600
 FINER = 1e-2
 # A residual where the flow is not defined.
 FAR = 1e6
+# From a near guess, Newton's method with one matrix takes at most so many steps.
+NEAR = 12
 # A hard pair gets a second, longer descent when Newton's method does not get home from the first.
 ROUNDS = (100, 2000)
 
@@ -77,9 +79,8 @@ class _Problem(eqx.Module):
         return solve_triangular(self.whitening.T, z, lower=False).reshape(jnp.shape(self.X))
 
     def gap(self, z: Any) -> Array:
-        start = State(self.X, self.momentum(z))
-        end = shoot(Hamiltonian(self.kernel), start, self.depth, self.integrator).final
-        return (end.q - self.Y + self.nu / 2 * end.p).ravel()
+        p = self.momentum(z)
+        return _miss(self.kernel, self.X, p, self.Y, self.nu, self.depth, self.integrator)
 
 
 @eqx.filter_jit
@@ -96,6 +97,36 @@ def _gap(problem: _Problem, z: Any) -> Array:
 def _jacobian(problem: _Problem, z: Any) -> Array:
     _, push = jax.linearize(problem.gap, z)
     return jax.vmap(push, out_axes=1)(jnp.eye(z.size))
+
+
+def _miss(
+    kernel: Kernel, X: Any, p: Any, Y: Any, nu: Any, depth: int, integrator: AbstractIntegrator
+) -> Array:
+    """Return by how much momenta p at X miss the boundary condition, shape (n d,)."""
+    end = shoot(Hamiltonian(kernel), State(X, p), depth, integrator).final
+    return (end.q - Y + nu / 2 * end.p).ravel()
+
+
+@eqx.filter_jit
+def _misses(kernel: Kernel, X: Any, p: Any, Y: Any, *how: Any) -> Array:
+    return jax.lax.map(lambda pair: _miss(kernel, X, *pair, *how), (p, Y))
+
+
+@eqx.filter_jit
+def _derivatives(kernel: Kernel, X: Any, p: Any, Y: Any, *how: Any) -> tuple[Array, Array]:
+    """Return the derivatives of each miss with respect to X and to p, both (m, n d, n d)."""
+    unit = jnp.eye(X.size).reshape(X.size, *X.shape)
+
+    def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        at, target = pair
+        _, push = jax.linearize(lambda x, p: _miss(kernel, x, p, target, *how), X, at)
+        rest = jnp.zeros_like(X)
+        return (
+            jax.vmap(lambda e: push(e, rest), out_axes=1)(unit),
+            jax.vmap(lambda e: push(rest, e), out_axes=1)(unit),
+        )
+
+    return jax.lax.map(one, (p, Y))
 
 
 def match(
@@ -143,6 +174,54 @@ def match(
             break
     assert best is not None
     return best
+
+
+def match_each(
+    kernel: Kernel,
+    X: Floats,
+    Y: Floats,
+    nu: float,
+    depth: int,
+    integrator: AbstractIntegrator,
+    momenta: Floats,
+    *,
+    tol: float = 1e-8,
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Return the geodesics from X to each of many targets, from near guesses, and how they vary.
+
+    A matrix each, computed once, serves for the steps of Newton's method and for the derivative;
+    all targets share the compiled functions.
+
+    Parameters
+    ----------
+    kernel, X, nu, depth, integrator, tol
+        As in `match`.
+    Y : ndarray, shape (m, n, d)
+    momenta : ndarray, shape (m, n, d)
+        Guesses.
+
+    Returns
+    -------
+    momenta : ndarray, shape (m, n, d)
+    found : ndarray of bool, shape (m,)
+        Whether the gap is within the tolerance; where it is not, the guess is returned.
+    slopes : ndarray, shape (m, n d, n d)
+        Derivatives of the momenta with respect to X, of first order in the way from the guess.
+    """
+    how = (np.asarray(nu), depth, integrator)
+    goals = tol * np.array([_size(X, target) for target in Y])
+    by_start, by_momentum = map(np.asarray, _derivatives(kernel, X, momenta, Y, *how))
+    p, sound = momenta, np.isfinite(by_momentum).all(axis=(1, 2))
+    by_momentum = np.where(sound[:, None, None], by_momentum, np.eye(X.size))
+    for _ in range(NEAR):
+        gap = np.asarray(_misses(kernel, X, p, Y, *how))
+        found = sound & (np.abs(gap).max(axis=1) <= goals)  # not where the gap is NaN
+        if found.all():
+            break
+        step = np.linalg.solve(by_momentum, gap[..., None]).reshape(p.shape)
+        p = np.where(found[:, None, None], p, p - step)
+    slopes = -np.linalg.solve(by_momentum, by_start)
+    return np.where(found[:, None, None], p, momenta), found, slopes
 
 
 def _size(X: Floats, Y: Floats) -> float:
