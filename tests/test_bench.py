@@ -262,7 +262,7 @@ def test_classifiers_and_their_peer(tmp_path):
     assert next(iter(table.columns[3].cells)) == f"{100 * rows['ideareg']['accuracy']:.1f} %"
 
 
-@pytest.mark.parametrize("name", ["pima", "concrete"])
+@pytest.mark.parametrize("name", ["pima", pytest.param("concrete", marks=pytest.mark.slow)])
 def test_three_ways_to_regularise_one_network(tmp_path, name):
     if name == "pima":
         save_classes(tmp_path, "cls_pima")
@@ -408,6 +408,7 @@ def test_the_exponent_is_that_of_the_size_that_varies(tmp_path):
     assert text.count("<svg") == 1 and "&lt;i&gt;note" in text and "<b>" not in text
 
 
+@pytest.mark.slow
 def test_prediction_is_timed_on_a_model_that_predicts():
     job = Job("prediction", "ideareg", "float32", 300, depth=4)
     (means,) = speed.TASKS["prediction"].make(job)()

@@ -45,7 +45,7 @@ def test_numpy_function_is_predict(model):
     )
 
 
-@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_other_activations_and_several_targets(activation):
     X, y = table()
     model = fitted(activation, nu=1.0, integrator="symplectic_euler", max_iter=5)

@@ -125,6 +125,7 @@ def test_momentum_is_the_push_of_the_head(name):
     np.testing.assert_array_equal(push[off], 0)
 
 
+@pytest.mark.slow
 def test_a_row_that_counts_twice_shares_its_point():
     model = joint("hinge", max_iter=15).fit(np.vstack([X, X[:5]]), np.append(Y, Y[:5]))
     np.testing.assert_array_equal(model.momentum_norms_[:5], model.momentum_norms_[-5:])
