@@ -51,10 +51,10 @@ TASKS = {
     "small shooting": Task(shooting, ("ideareg", "formed", "torch"), (Size(200),), ("float64",)),
     "prediction": Task(prediction, ALONE, (Size(100_000, depth=4),), ("float32", "float64")),
     "fit": Task(whole_fit, ("ideareg", "sklearn GP"), (Size(2_000),), ("float64",)),
-    "product, n": Task(product, ALONE, (Size(5_000), Size(20_000), Size(100_000))),
-    "shooting, n": Task(shooting, ALONE, (Size(500), Size(1_000), Size(2_000), Size(4_000))),
-    "shooting, d": Task(shooting, ALONE, (Size(1_000, 5), Size(1_000, 10), Size(1_000, 20))),
-    "shooting, depth": Task(
+    "product by n": Task(product, ALONE, (Size(5_000), Size(20_000), Size(100_000))),
+    "shooting by n": Task(shooting, ALONE, (Size(500), Size(1_000), Size(2_000), Size(4_000))),
+    "shooting by d": Task(shooting, ALONE, (Size(1_000, 5), Size(1_000, 10), Size(1_000, 20))),
+    "shooting by depth": Task(
         shooting, ALONE, (Size(1_000, depth=5), Size(1_000, depth=10), Size(1_000, depth=20))
     ),
     "memory": Task(shooting, ALONE, (Size(20_000),), brief=False),

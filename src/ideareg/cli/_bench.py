@@ -99,18 +99,18 @@ _command(
 @bench_app.command()
 def speed(
     tasks: Annotated[
-        str, typer.Option(help="Tasks, split by semicolons; by default all but memory and rows.")
+        str, typer.Option(help="Tasks, split by commas; by default all but memory and rows.")
     ] = "",
     json: Annotated[Path | None, typer.Option(help="Save the timings here.")] = None,
     page: Page = None,
 ) -> None:
     """Seconds and memory of kernel products, shooting and fits, beside peers and the machine.
 
-    Tasks: product; shooting; small shooting; prediction; fit; product, n; shooting, n; shooting, d;
-    shooting, depth; memory (a gradient of 20,000 points: minutes); rows (fits of 10,000 to
-    1,000,000 rows from Parquet: half an hour). Peers are measured where they are installed: PyTorch
-    and PyKeOps. What takes longer than ideareg has a ratio above 1. Leave the machine alone
-    meanwhile.
+    Tasks: product, shooting, small shooting, prediction, fit, product by n, shooting by n, shooting
+    by d, shooting by depth, memory (a gradient of 20,000 points: minutes) and rows (fits of 10,000
+    to 1,000,000 rows from Parquet: a quarter of an hour). Peers are measured
+    where they are installed: PyTorch and PyKeOps. What takes longer than ideareg has a ratio above
+    1. Leave the machine alone meanwhile.
     """
     with mistakes_in_one_line():
         from rich.console import Console
@@ -119,7 +119,7 @@ def speed(
 
         _check_writable(json, page)
         brief = [name for name, task in clocks.TASKS.items() if task.brief]
-        names = [part.strip() for part in tasks.split(";")] if tasks else brief
+        names = [part.strip() for part in tasks.split(",")] if tasks else brief
         todo = clocks.jobs(names)
         if clocks.missing():
             typer.echo(f"not installed, so left out: {', '.join(clocks.missing())}", err=True)
