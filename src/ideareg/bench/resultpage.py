@@ -32,8 +32,8 @@ def write(
 ) -> None:
     """Write the results as one self-contained page, with ranks among ``ranked`` if there are any.
 
-    Every picture has a line for each set and a mark for each method, on the scale of the first
-    method: 1 is as large as its score. Log-likelihoods and shares are shown as they are.
+    Every picture has a line for each set and a mark for each method. A score that is positive
+    everywhere and no share is relative to that of the first method; others are shown as they are.
     """
     lines = suite.summary(rows)
     figures = [
@@ -72,7 +72,7 @@ def _marks(ax: Axes, lines: Sequence[dict[str, Any]], column: Column) -> None:
     sets = list(dict.fromkeys(line["set"] for line in lines))
     methods = list(dict.fromkeys(line["method"] for line in lines))
     by = {(line["set"], line["method"]): line[column.score] for line in lines}
-    # What is never negative and no share has a scale of its own on every set.
+    # Such a score has a scale of its own on every set.
     relative = column.digits > 0 and all(mean > 0 for mean, _ in by.values())
     for place, method in enumerate(methods):
         found = [(i, *by[name, method]) for i, name in enumerate(sets) if (name, method) in by]
