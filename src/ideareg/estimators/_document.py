@@ -62,6 +62,12 @@ def labels(spec: Any) -> NDArray[Any]:
     return classes
 
 
+def restore_classes(model: Any, header: dict[str, Any]) -> int:
+    """Set the classes of a classifier, and return how many scores it gives a row."""
+    model.classes_ = labels(header["classes"])
+    return 1 if len(model.classes_) == 2 else len(model.classes_)
+
+
 def restore_columns(model: Any, header: dict[str, Any]) -> None:
     """Set how many columns the model was fitted on, and their names if they had any."""
     model.n_features_in_ = int(header["n_features"])

@@ -10,9 +10,9 @@ from sklearn.base import is_classifier
 from ideareg.convolution import Layers, PatchLayer
 from ideareg.estimators._document import (
     Arrays,
-    labels,
     labels_spec,
     plain,
+    restore_classes,
     restore_columns,
     take,
     unplain,
@@ -115,8 +115,7 @@ def restore(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         if [height, width, channels] != list(model.image_shape_):
             raise ValueError("model file: its image shape is not that of its parameters")
         if is_classifier(model):
-            model.classes_ = labels(header["classes"])
-            outputs = 1 if len(model.classes_) == 2 else len(model.classes_)
+            outputs = restore_classes(model, header)
             shift, model._offset = (
                 take(arrays, name, np.ones(outputs)) for name in ("shift", "offset")
             )

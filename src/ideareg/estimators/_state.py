@@ -19,9 +19,9 @@ from ideareg.estimators._attributes import describe_warps
 from ideareg.estimators._base import numerics
 from ideareg.estimators._document import (
     Arrays,
-    labels,
     labels_spec,
     plain,
+    restore_classes,
     restore_columns,
     take,
     unplain,
@@ -158,8 +158,7 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         settings = read_settings(model)
         restore_columns(model, header)
         if is_classifier(model):
-            model.classes_ = labels(header["classes"])
-            outputs = 1 if len(model.classes_) == 2 else len(model.classes_)
+            outputs = restore_classes(model, header)
         else:
             model._one_output = bool(header["one_output"])
             outputs = arrays["_scale_y.mean"].size
