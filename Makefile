@@ -42,7 +42,7 @@ bench: $(STAMP)  ## compare with peers on the data sets in DATA
 	$(BIN)/ideareg bench uci --data "$(DATA)"
 
 clean:  ## remove the environment, caches and builds
-	rm -rf "$(VENV)" build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" build dist .mypy_cache .pytest_cache .ruff_cache .jax_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp holds the folder it was made in: a tree that was moved or copied with its environment

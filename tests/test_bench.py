@@ -1,15 +1,19 @@
 """The benchmark: what it reads, what it refuses before any work, and going on from a file."""
 
+import itertools
 import json
 import math
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
 
 from ideareg import REMClassifier, WarpingClassifier, WarpingRegressor
-from ideareg.bench import dropout, published, registration, speed, speedpage
+from ideareg.bench import convnet, dropout, images, published, registration, speed, speedpage
 from ideareg.bench.classify import CLASSIFY
 from ideareg.bench.clock import Job, Timing, clock
 from ideareg.bench.dropout import DROPOUT
@@ -328,6 +332,21 @@ def test_images_run(pictures, monkeypatch):
     rows = list(IMAGES.run(pictures, [task for task in tasks if task.method != "svc"]))
     assert all(0 <= row["error"] <= 0.5 and math.isfinite(row["log_loss"]) for row in rows)
     assert rows[0]["error"] < 0.1
+
+
+def test_convolutional_network_gets_the_seconds_of_the_first_method(pictures, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch is a peer, not a dependency")
+    steps = itertools.count()  # a clock of steps, so that the machine's pace decides nothing
+    monkeypatch.setattr(convnet, "time", SimpleNamespace(perf_counter=steps.__next__))
+    quick = replace(IMAGES, score=lambda case, task: images.score(case, task) | {"seconds": 60})
+    monkeypatch.setitem(images.METHODS, "ideareg", lambda case: DummyClassifier())
+    tasks = quick.plan(pictures, ["mnist-300"], [0], ["cnn", "ideareg"])
+    assert [task.method for task in tasks] == ["ideareg", "cnn"]
+    _, network = quick.run(pictures, tasks)
+    assert network["error"] < 0.1
+    assert next(steps) == 61
+    with pytest.raises(ValueError, match="the seconds of ideareg, which has no result"):
+        next(quick.run(pictures, tasks[1:]))
 
 
 def test_images_refuse_other_files(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC
 
+from ideareg.bench.convnet import ConvNet
 from ideareg.bench.suite import Case, Column, DataSet, Folder, Suite, Task
 from ideareg.estimators.rem import REMClassifier
 
@@ -113,20 +115,32 @@ def _shape(columns: int) -> tuple[int, int, int]:
     return side, side, 1
 
 
-METHODS: dict[str, Callable[[int], Any]] = {
-    "ideareg": lambda d: REMClassifier(_shape(d), random_state=0),
-    "turns": lambda d: REMClassifier(_shape(d), group="c8", random_state=0),
-    "svc": lambda d: make_pipeline(
-        MaxAbsScaler(),
-        CalibratedClassifierCV(SVC(C=10.0, random_state=0), cv=3, ensemble=False),
-    ),
-    "boosting": lambda d: HistGradientBoostingClassifier(random_state=0),
+def _rem(case: Case, **options: Any) -> REMClassifier:
+    return REMClassifier(_shape(case.X.shape[1]), random_state=0, **options)
+
+
+def _svc(case: Case) -> Any:
+    machine = CalibratedClassifierCV(SVC(C=10.0, random_state=0), cv=3, ensemble=False)
+    return make_pipeline(MaxAbsScaler(), machine)
+
+
+def _cnn(case: Case) -> ConvNet:
+    assert case.seconds is not None
+    return ConvNet(_shape(case.X.shape[1]), case.seconds)
+
+
+METHODS: dict[str, Callable[[Case], Any]] = {
+    "ideareg": _rem,
+    "turns": partial(_rem, group="c8"),
+    "cnn": _cnn,
+    "svc": _svc,
+    "boosting": lambda case: HistGradientBoostingClassifier(random_state=0),
 }
 
 
 def score(case: Case, task: Task) -> dict[str, float]:
     """Return ``error`` and ``log_loss`` on the test rows."""
-    model = METHODS[task.method](case.X.shape[1]).fit(case.X, case.y)
+    model = METHODS[task.method](case).fit(case.X, case.y)
     P, classes = model.predict_proba(case.X_test), model.classes_
     return {
         "error": float((classes[P.argmax(1)] != case.y_test).mean()),
@@ -152,4 +166,6 @@ IMAGES = Images(
     columns=(Column("error", "error", 0), Column("log_loss", "log-loss", 3)),
     score=score,
     largest={"svc": LARGEST_PEER, "boosting": LARGEST_PEER},
+    needs={"cnn": "torch"},
+    paced=("cnn",),
 )

@@ -54,12 +54,13 @@ class DataSet(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Training and test rows of one split."""
+    """Training and test rows of one split, and the seconds of the first method if known."""
 
     X: np.ndarray
     y: np.ndarray
     X_test: np.ndarray
     y_test: np.ndarray
+    seconds: float | None = None
 
 
 class Column(NamedTuple):
@@ -98,6 +99,8 @@ class Suite:
         The array of a file that holds the test rows of each split.
     needs : mapping
         Method -> the module of the optional package that it is of.
+    paced : tuple of str
+        Methods that are given the seconds of the first one on the same split.
     unit : str
         What the table calls splits.
     """
@@ -110,6 +113,7 @@ class Suite:
     largest: Mapping[str, int] = field(default_factory=dict)
     mask: str = "test_mask"
     needs: Mapping[str, str] = field(default_factory=dict)
+    paced: tuple[str, ...] = ()
     unit: str = "splits"
 
     @contextlib.contextmanager
@@ -164,8 +168,8 @@ class Suite:
         folder : path-like
             Where the data are.
         sets, splits, methods : sequences
-            What to combine; None for all splits of each set. Methods that are not made for a set's
-            size are left out.
+            What to combine; None for all splits of each set. Methods come in the suite's order;
+            those that are not made for a set's size are left out.
 
         Returns
         -------
@@ -191,8 +195,8 @@ class Suite:
                 )
             for split in chosen:
                 rows = data.training(split).sum()
-                fitting = [m for m in methods if rows <= self.largest.get(m, math.inf)]
-                tasks += [Task(name, split, method) for method in fitting]
+                fitting = [m for m in self.methods if rows <= self.largest.get(m, math.inf)]
+                tasks += [Task(name, split, method) for method in fitting if method in methods]
         return tasks
 
     def absent(self, methods: Sequence[str]) -> dict[str, str]:
@@ -228,6 +232,11 @@ class Suite:
         ------
         dict
             One row per new result: ``set, split, method``, the scores, and ``seconds``.
+
+        Raises
+        ------
+        ValueError
+            Before a paced method, if the first one has no result on the split.
         """
         rows = list(kept)
         data: tuple[str, DataSet] | None = None
@@ -236,7 +245,7 @@ class Suite:
                 data = (task.set, self.load(folder, task.set))
             X, y, test = data[1].X, data[1].y, data[1].test_mask[task.split]
             train = data[1].training(task.split)
-            case = Case(X[train], y[train], X[test], y[test])
+            case = Case(X[train], y[train], X[test], y[test], self._pace(task, rows))
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a peer's remarks on its own convergence
@@ -248,6 +257,16 @@ class Suite:
                 with persistence.replacing(json_path) as stream:
                     stream.write(text.encode())
             yield rows[-1]
+
+    def _pace(self, task: Task, rows: Sequence[Row]) -> float | None:
+        first = task._replace(method=self.methods[0])
+        seconds = next((row["seconds"] for row in rows if key(row) == first), None)
+        if seconds is None and task.method in self.paced:
+            raise ValueError(
+                f"{task.method} is given the seconds of {first.method}, which has no result on "
+                f"{task.set} {task.split}: run {first.method} too"
+            )
+        return seconds
 
     def read(self, path: Folder) -> list[Row]:
         """Return the rows of an earlier run; none if there is no such file.
