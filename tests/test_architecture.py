@@ -19,6 +19,7 @@ ORDER = [
     "_types",
     "_linalg",
     "_rows",
+    "_numerics",
     "calibration",
     "kernels.base",
     "kernels.scalar",

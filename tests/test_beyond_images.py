@@ -132,6 +132,7 @@ def test_files_keep_space_and_quadrature(tmp_path):
     [
         ({"space": "c4"}, TypeError, "space must be a group of permutations"),
         ({"space": groups.cyclic(5)}, ValueError, "5 points, which do not divide the 12 columns"),
+        ({"group": "p4"}, ValueError, "turns images on a grid, and space=Group"),
         ({"periodic": True}, ValueError, "periodic is for grids, and space=Group"),
         ({"image_shape": (3, 4)}, ValueError, "image_shape is for grids"),
         ({"window": (5, 5)}, ValueError, "window of width 5 does not fit the shape"),

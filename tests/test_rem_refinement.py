@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from ideareg import ModelFileError, REMClassifier, REMRegressor, persistence, refinement
+from ideareg import ModelFileError, REMClassifier, REMRegressor, load, persistence, refinement
 from ideareg.convolution import WHITENING_RIDGE, Plan, _convolve, fit_layers
 from ideareg.kernelmachine import Settings, fit_machine
 from ideareg.kernels import groups
@@ -203,6 +203,8 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     for options, labels in (({"refine_epochs": 3}, y), ({"refine_epochs": 2}, 1 - y)):
         with pytest.raises(ModelFileError, match="is not a checkpoint of this fit"):
             machine(**options).fit(X, labels, checkpoint=path)
+    with pytest.raises(ModelFileError, match="is a checkpoint of a training, no model"):
+        load(path)
     kind, header, arrays = persistence.read(path)
     name = max(arrays, key=lambda name: arrays[name].size)
     for damage in (arrays[name] * np.nan, arrays[name][..., :1]):

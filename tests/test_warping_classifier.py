@@ -8,8 +8,8 @@ from sklearn.metrics import log_loss
 
 import ideareg
 from ideareg import WarpingClassifier, WarpingRegressor
+from ideareg._numerics import numerics
 from ideareg.convex import risk
-from ideareg.estimators._base import numerics
 from ideareg.labels import encode
 from ideareg.pointwise import POINTWISE
 

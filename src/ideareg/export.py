@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from ideareg._numerics import numerics
 from ideareg._rows import TINY_POWER, Scaling
-from ideareg.estimators._base import numerics
 from ideareg.estimators.warping import WarpingRegressor
 from ideareg.integrators import Geodesic, SymplecticEuler
 from ideareg.kernels import Activation

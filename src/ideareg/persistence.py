@@ -38,6 +38,8 @@ MAX_ARRAYS = 10_000
 MAX_DIMENSIONS = 8
 MAX_NAME = 200
 
+# A training on the way, which is no model.
+CHECKPOINT = "Checkpoint"
 # What a file may turn into. A kind outside this table is refused; nothing else is ever imported.
 LOADERS = {
     "WarpingRegressor": ("ideareg.estimators.warping", "WarpingRegressor.from_state"),
@@ -290,6 +292,11 @@ def load(path: str | os.PathLike[str]) -> Any:
         If there is no such file or it cannot be opened.
     """
     kind, header, arrays = read(path)
+    if kind == CHECKPOINT:
+        raise ModelFileError(
+            f"{path} is a checkpoint of a training, no model: fit(..., checkpoint=...) goes on "
+            "from it"
+        )
     if kind not in LOADERS:
         raise ModelFileError(
             f"{path} holds a {kind!r}, which this ideareg ({library_version()}) does not know: "

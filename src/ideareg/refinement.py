@@ -275,7 +275,7 @@ class Checkpoint:
         kind, header, arrays = persistence.read(self.path)
         wanted = _named(start)
         shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-        good = kind == "Checkpoint" and header.get("fingerprint") == self.fingerprint
+        good = kind == persistence.CHECKPOINT and header.get("fingerprint") == self.fingerprint
         good = good and shapes == {name: (a.shape, a.dtype) for name, a in wanted.items()}
         if not good or not all(np.isfinite(array).all() for array in arrays.values()):
             raise persistence.ModelFileError(
@@ -293,7 +293,7 @@ class Checkpoint:
         if self.path is None or (not last and time.monotonic() - self.written < SECONDS):
             return
         header = {"fingerprint": self.fingerprint, "step": step}
-        persistence.write(self.path, "Checkpoint", header, _named(state))
+        persistence.write(self.path, persistence.CHECKPOINT, header, _named(state))
         self.written = time.monotonic()
 
 

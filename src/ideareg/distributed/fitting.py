@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ideareg._numerics import numerics
 from ideareg._rows import Rows, canonical
 from ideareg.distributed.journal import Journal
 from ideareg.distributed.sharing import gather, one_stream, share, share_parts
-from ideareg.estimators._base import numerics, random_stream
+from ideareg.estimators._base import random_stream
 from ideareg.estimators._settings import read_settings
 from ideareg.estimators.warping import WarpingRegressor
 from ideareg.persistence import library_version

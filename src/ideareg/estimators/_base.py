@@ -1,19 +1,16 @@
-"""What the estimators share: the float64 scope, progress and callbacks."""
+"""What the estimators share: checks, progress and callbacks."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight
-from threadpoolctl import threadpool_limits
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -25,17 +22,6 @@ except ImportError:
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[no-redef]
         """Return the method as it is."""
         return method
-
-
-@contextlib.contextmanager
-def numerics() -> Iterator[None]:
-    """Compute in float64, with one BLAS thread, and leave both as they were.
-
-    The matrices are small: two thread pools would only wait for each other (15 times slower when
-    other processes run), and sums in one order give one answer.
-    """
-    with jax.enable_x64(True), threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 def random_stream(random_state: Any) -> np.random.RandomState:
@@ -59,17 +45,6 @@ def positive_weights(sample_weight: Any, X: Any) -> NDArray[np.float64]:
     if not weight.any():
         raise ValueError("sample_weight: every weight is zero; at least one must be positive.")
     return np.asarray(weight)
-
-
-def scoped(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a method inside `numerics`."""
-
-    @functools.wraps(method)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with numerics():
-            return method(*args, **kwargs)
-
-    return wrapper
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ideareg._numerics import scoped
 from ideareg._rows import Scaling, bucket, canonical, pad
 from ideareg.estimators._attributes import describe_warps
-from ideareg.estimators._base import positive_weights, scoped
+from ideareg.estimators._base import positive_weights
 from ideareg.estimators._settings import read_settings
 from ideareg.readout import Batch
 from ideareg.recipe import FittedWarp

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ideareg._numerics import scoped
 from ideareg._rows import Scaling
 from ideareg.calibration import Mixture
-from ideareg.estimators._base import random_stream, scoped
+from ideareg.estimators._base import random_stream
 from ideareg.recipe import FittedWarp
 from ideareg.stack import Stack
 

@@ -92,6 +92,11 @@ def read_space(model: Any) -> Group | None:
                 f"{name} is for grids, and space={model.space!r} is in place of one: leave "
                 f"{name}={absent}, or space=None."
             )
+    if isinstance(model.group, str):
+        raise ValueError(
+            f"group={model.group!r} turns images on a grid, and space={model.space!r} is in place "
+            "of one: leave group=None, since predictions are invariant to the space's own group."
+        )
     return model.space
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from ideareg._numerics import scoped
 from ideareg._rows import pad
-from ideareg.estimators._base import scoped
 from ideareg.readout import INDUCING_JITTER, SparseHead
 from ideareg.robustness import (
     attacked_radius,

@@ -12,11 +12,11 @@ from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from ideareg import kernels, persistence
+from ideareg._numerics import numerics
 from ideareg._rows import Scaling
 from ideareg.blocks import Warp
 from ideareg.classification import Tuned
 from ideareg.estimators._attributes import describe_warps
-from ideareg.estimators._base import numerics
 from ideareg.estimators._document import (
     Arrays,
     labels_spec,

@@ -17,10 +17,10 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from ideareg._numerics import scoped
 from ideareg._rows import Scaling, pad
 from ideareg._types import Result
 from ideareg.estimators._attributes import describe_warps, prune_warp
-from ideareg.estimators._base import scoped
 from ideareg.estimators._settings import check_integer
 from ideareg.recipe import FittedWarp
 from ideareg.stack import in_chunks

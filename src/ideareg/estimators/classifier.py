@@ -14,6 +14,7 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from ideareg._numerics import scoped
 from ideareg._rows import Rows, Scaling, canonical, places
 from ideareg.classification import Classes, fit_classes
 from ideareg.estimators._attributes import describe_support, store
@@ -23,7 +24,6 @@ from ideareg.estimators._base import (
     fit_task,
     positive_weights,
     random_stream,
-    scoped,
     with_callbacks,
 )
 from ideareg.estimators._settings import read_settings

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from ideareg._numerics import numerics
 from ideareg._rows import pad
 from ideareg.calibration import Mixture
-from ideareg.estimators._base import numerics, random_stream
+from ideareg.estimators._base import random_stream
 from ideareg.estimators._settings import check_integer
 from ideareg.posterior import Draws, moments_of_draws, sample_momentum
 from ideareg.readout import Batch

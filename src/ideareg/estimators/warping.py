@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
+from ideareg._numerics import scoped
 from ideareg._rows import Rows, Scaling, canonical, places
 from ideareg.estimators._attributes import describe_support, store
 from ideareg.estimators._base import (
@@ -18,7 +19,6 @@ from ideareg.estimators._base import (
     fit_task,
     positive_weights,
     random_stream,
-    scoped,
     with_callbacks,
 )
 from ideareg.estimators._bounds import BoundsMixin

@@ -9,8 +9,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from ideareg._numerics import numerics
 from ideareg._types import Result
-from ideareg.estimators._base import numerics
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import get_integrator
 from ideareg.kernels import Kernel, as_kernel

@@ -29,7 +29,7 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from ideareg._linalg import cholesky_with_jitter
-from ideareg.estimators._base import scoped
+from ideareg._numerics import scoped
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.kernels import Kernel
 from ideareg.registration.flows import PointFlow

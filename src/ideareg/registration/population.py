@@ -34,8 +34,8 @@ from scipy.linalg import cholesky, solve_triangular
 from sklearn.base import clone
 from sklearn.utils.extmath import svd_flip
 
+from ideareg._numerics import numerics, scoped
 from ideareg._types import Result
-from ideareg.estimators._base import numerics, scoped
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator, get_integrator
 from ideareg.kernels import Kernel

@@ -15,9 +15,9 @@ import equinox as eqx
 import numpy as np
 from numpy.typing import NDArray
 
+from ideareg._numerics import scoped
 from ideareg._rows import centres
 from ideareg._types import Result
-from ideareg.estimators._base import scoped
 from ideareg.integrators import AbstractIntegrator, get_integrator
 from ideareg.kernels import AbstractKernel, Gaussian, Kernel, Matern52, as_kernel
 from ideareg.kernels.base import Scaled, Sum

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ideareg import persistence
+from ideareg._numerics import scoped
 from ideareg._types import Result
-from ideareg.estimators._base import scoped
 from ideareg.estimators._state import kernel_from_spec, kernel_spec
 from ideareg.gridflow import Box
 from ideareg.integrators import get_integrator

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from ideareg.estimators._base import scoped
+from ideareg._numerics import scoped
 from ideareg.registration.affine import Affine
 from ideareg.registration.flows import Flow, GridFlow
 from ideareg.registration.images import Image
