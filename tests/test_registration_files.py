@@ -1,5 +1,7 @@
 """``ideareg register``: landmarks and images from files, and mistakes in one line."""
 
+import re
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -57,6 +59,26 @@ def test_images(tmp_path):
     goal = 255 * disc(0.7)
     assert np.mean((warped.values - goal) ** 2) < 0.1 * np.mean((255 * disc(1.0) - goal) ** 2)
     assert (tmp_path / "r.html").read_text().count("<svg") == 4
+
+
+def test_labels_beside_images(tmp_path):
+    for name, axis in (("a", 1.0), ("b", 0.7)):
+        np.save(tmp_path / f"{name}.npy", disc(axis))
+        np.save(tmp_path / f"{name}_labels.npy", 3.0 * (disc(axis) > 0.5))
+    pair = tmp_path / "a.npy", tmp_path / "b.npy"
+    labels = tmp_path / "a_labels.npy", tmp_path / "b_labels.npy"
+    run = ideareg("register", *pair, "--labels", *labels, "--kernel", 4)
+    assert run.exit_code == 0, run.output
+    assert float(re.search(r"Dice coefficient of label 3 +([\d.]+)", run.output)[1]) > 0.95
+    np.savetxt(tmp_path / "p.csv", np.eye(3), delimiter=",")
+    for given, wanted, message in [
+        (pair, (*pair[:1], labels[1]), "are no labels"),
+        (pair, (tmp_path / "p.csv", labels[1]), "expected an image of labels, got: landmarks"),
+        ([tmp_path / "p.csv"] * 2, labels, "--labels are those of two images"),
+    ]:
+        run = ideareg("register", *given, "--labels", *wanted)
+        assert run.exit_code == FAILED and message in run.stderr
+        assert run.stderr.count("\n") == 1
 
 
 def test_archives_keep_geometry_and_meshes(tmp_path):

@@ -9,7 +9,7 @@ from ideareg import kernels as ik
 from ideareg._types import Result
 from ideareg.gridflow import Box, Carrier, interpolate, resample, shoot, wrapped
 from ideareg.integrators import RK4
-from ideareg.registration import Image, Registration, Similarity, align_images
+from ideareg.registration import Image, Registration, Similarity, align_images, dice
 from ideareg.registration.affine import Affine
 from ideareg.registration.images import determinants
 from ideareg.registration.imaging import Domain, _level, _value_and_gradient
@@ -94,13 +94,14 @@ def test_interpolation_and_resampling_are_exact_where_they_should_be():
 
 @pytest.mark.usefixtures("double_precision")
 def test_gradient_of_the_objective():
-    source, target = Image.of(blob()), Image.of(blob(1.25, 0.8))
-    kernel = ik.Matern52(5.0)
+    shapes = blob(), blob(1.25, 0.8)
+    source, target = map(Image.of, shapes)
+    regions = [Image.of(np.round(2 * values), labels=True) for values in shapes]
+    pairs, kernel = [(source, target), tuple(regions)], ik.Matern52(5.0)
     domain = Domain.around(target, kernel)
     level = _level(
-        domain, kernel, np.full(2, 4.0), source, target, Affine.identity(2), "ssd", 0.03,
-        1.0, 1.0, (), 4, np.float64,
-    )  # fmt: skip
+        domain, kernel, 4.0, pairs, Affine.identity(2), "ssd", 0.03, (1.0, 0.5), (), 4, np.float64
+    )
     rng = np.random.default_rng(0)
     z, way = 3 * rng.normal(size=(2, 2, *level.box.shape))
     _, slope = _value_and_gradient(level, z)
@@ -199,6 +200,73 @@ def test_affine_maps_are_found(kind):
     middle = np.full(2, (N - 1) / 2)
     np.testing.assert_allclose(found.matrix, matrix, atol=0.02)
     np.testing.assert_allclose(found(middle[None])[0], middle + shift, atol=0.1)
+
+
+def regions(a=1.0, b=1.0, shift=(0.0, 0.0)):
+    """Two labels, 5 around 2, as a map."""
+    outer, inner = (blob(a, b, shift, radius) > 0.5 for radius in (9.0, 4.0))
+    return Image.of(5 * outer - 3 * inner, labels=True)
+
+
+def test_labels_meet(tmp_path):
+    source, target = regions(), regions(1.25, 0.8)
+    before = dice(source, target)
+    found = Registration(4.0).fit(source, target)
+    after = dice(found.transform_image(), target)
+    assert found.converged_ and list(after) == [2.0, 5.0]
+    assert max(before.values()) < 0.9 < 0.95 < min(after.values())
+    assert set(np.unique(found.warped_source_.values)) == {0, 2, 5}
+    found.save(tmp_path / "fit")
+    back = load(tmp_path / "fit")
+    assert back.source_.labels and dice(back.transform_image(), target) == after
+
+
+def test_labels_say_what_the_image_does_not():
+    """The image is the outer disc alone; its labels know the inner one."""
+    source, target = Image.of(blob(radius=9.0)), Image.of(blob(radius=9.0))
+    labels = (
+        regions(),
+        Image.of(
+            5.0 * (blob(radius=9.0) > 0.5) - 3 * (blob(shift=(1.5, 0.0), radius=4.0) > 0.5),
+            labels=True,
+        ),
+    )
+    found = Registration(3.0).fit([source, labels[0]], [target, labels[1]])
+    overlap = dice(found.transform_image(labels[0]), labels[1])
+    assert overlap[2.0] > 0.93 > dice(*labels)[2.0]
+    assert np.abs(found.transform_image() - target.values).max() < 0.3
+    assert found.smallest_jacobian_ > 0
+
+
+def test_labels_are_aligned_by_their_overlap():
+    source, target = regions(), regions(shift=(2.0, -1.0))
+    shift = align_images(source, target, "rigid").shift
+    np.testing.assert_allclose(shift, [2.0, -1.0], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "match"),
+    [
+        (regions(), Image.of(blob()), "a map of labels goes with another one"),
+        (regions(), regions().with_values(9 * regions().values), "none in common"),
+        ([Image.of(blob()), Image.of(blob()[:20])], [Image.of(blob())] * 2, "has the shape"),
+        ([Image.of(blob())] * 2, [Image.of(blob()), Image.of(blob(), 2.0, [0, 0], np.eye(2))],
+         "nothing says how they lie"),
+        ([Image.of(blob(), 1.0, [0, 0], np.eye(2))] * 2,
+         [Image.of(blob(), s, [0, 0], np.eye(2)) for s in (1.0, 2.0)],
+         r"target\[1\]: images that are brought together at once lie on one grid"),
+    ],
+)  # fmt: skip
+def test_labels_and_grids_that_do_not_go_together(source, target, match):
+    with pytest.raises(ValueError, match=match):
+        Registration(4.0).fit(source, target)
+
+
+def test_values_are_no_labels():
+    with pytest.raises(ValueError, match="784 different values, like .*, are no labels"):
+        Image.of(np.random.default_rng(0).normal(size=(N, N)), labels=True)
+    with pytest.raises(ValueError, match=r"\(2, 2\) and \(1, 2\)"):
+        dice(np.ones((2, 2)), np.ones((1, 2)))
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -339,8 +407,6 @@ def test_parameters_that_make_no_sense():
         Registration().fit(pair[0], np.eye(2))
     with pytest.raises(ValueError, match="same length"):
         Registration().fit([pair[0], np.eye(2)], [pair[1]])
-    with pytest.raises(ValueError, match="one image"):
-        Registration().fit([pair[0], pair[0]], [pair[1], pair[1]])
     with pytest.raises(ValueError, match="weights must be"):
         Registration(weights=[1.0, -1.0]).fit([pair[0], np.eye(2)], [pair[1], np.eye(2)])
     with pytest.raises(ValueError, match="start from rest"):

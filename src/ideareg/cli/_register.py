@@ -37,16 +37,20 @@ def register(
         float | None, typer.Option(help="Length of the flow's kernel, in the units of the data.")
     ] = None,
     similarity: Annotated[str, typer.Option(help="For images: ssd, ncc or mi.")] = "ssd",
+    labels: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Labels of the two images, as of segmentations, that are to meet too."),
+    ] = None,
 ) -> None:
     """Warp a source onto a target, smoothly and invertibly.
 
     Landmarks (.csv, a row each) correspond row by row; meshes and images need not. Without --align
-    images get an affine map first, other data none.
+    images get an affine map first, other data none. Labels are images of whole numbers, 0 for none.
     """
     with mistakes_in_one_line():
         from ideareg import persistence, tables
         from ideareg.registration import Image, Registration
-        from ideareg.registration.files import read
+        from ideareg.registration.files import read, read_labels
 
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -59,15 +63,18 @@ def register(
         pair = read(source), read(target)
         if viewer is not None and isinstance(pair[0], Image):
             raise ValueError("--viewer shows landmarks and meshes; for images there is --report.")
+        maps = None if labels is None else tuple(map(read_labels, labels))
+        if maps is not None and not isinstance(pair[0], Image):
+            raise ValueError("--labels are those of two images.")
         kind = align or ("affine" if isinstance(pair[0], Image) else "none")
         fit = Registration(
             kernel, nu=nu, align=None if kind == "none" else kind, similarity=similarity
         )
         begun = time.perf_counter()
-        fit.fit(*pair)
+        fit.fit(*(pair if maps is None else map(list, zip(pair, maps, strict=True))))
         seconds = time.perf_counter() - begun
-        lines = _facts(fit, seconds)
-        typer.echo(f"{source.name} onto {target.name}: {fit.source_.kind}s.")
+        lines = [*_overlap(fit, maps), *_facts(fit, seconds)]
+        typer.echo(f"{source.name} onto {target.name} ({fit.source_.kind}).")
         for name, value in lines:
             typer.echo(f"  {name:42}{value}")
         if not fit.converged_:
@@ -82,6 +89,18 @@ def register(
 
             write_viewer(viewer, fit, pair[1], title=f"{source.name} onto {target.name}")
             typer.echo(f"viewer: {viewer}")
+
+
+def _overlap(fit: Registration, maps: Any) -> list[tuple[str, str]]:
+    """Say how the labels meet."""
+    if maps is None:
+        return []
+    from ideareg.registration import dice
+
+    found = dice(fit.transform_image(maps[0]), maps[1])
+    return [
+        (f"Dice coefficient of label {name:g}", f"{value:.4f}") for name, value in found.items()
+    ]
 
 
 def _facts(fit: Registration, seconds: float) -> list[tuple[str, str]]:
@@ -149,7 +168,7 @@ def _report(
     verdict = page.note(fit.result_.message)
     settings = [[name, repr(value)] for name, value in fit.get_params(deep=False).items()]
     page.write_page(
-        path, title, f"Registration of {fit.source_.kind}s by one initial momentum.",
+        path, title, f"Registration by one initial momentum ({fit.source_.kind}).",
         [
             page.section("Result", verdict, page.table(["", ""], facts)),
             page.section("Pictures", '<div class="row">', *figures, "</div>"),

@@ -6,10 +6,11 @@ from ideareg.registration.attachments import Attachment
 from ideareg.registration.distances import Pairs, pairwise, procrustes
 from ideareg.registration.images import Image
 from ideareg.registration.paralleltransport import parallel_transport
+from ideareg.registration.pictures import dice
 from ideareg.registration.population import Atlas, Modes, atlas
 from ideareg.registration.registration import Registration
 from ideareg.registration.shapes import Shape
-from ideareg.registration.similarity import Similarity
+from ideareg.registration.similarity import Overlap, Similarity
 
 __all__ = [
     "Affine",
@@ -17,6 +18,7 @@ __all__ = [
     "Attachment",
     "Image",
     "Modes",
+    "Overlap",
     "Pairs",
     "Registration",
     "Shape",
@@ -24,6 +26,7 @@ __all__ = [
     "align",
     "align_images",
     "atlas",
+    "dice",
     "pairwise",
     "parallel_transport",
     "procrustes",

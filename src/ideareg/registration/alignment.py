@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import expm
-from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -17,7 +16,7 @@ from scipy.optimize import minimize
 from ideareg._types import Scalar
 from ideareg.registration.affine import KINDS, Affine
 from ideareg.registration.images import Image, factors
-from ideareg.registration.similarity import Similarity
+from ideareg.registration.pictures import Picture
 
 Floats = NDArray[np.float64]
 
@@ -29,13 +28,10 @@ class _Problem(eqx.Module):
     """The mismatch as a function of a generator and a shift, both without units."""
 
     basis: Any  # (k, d, d)
-    source: Any
-    inside: Any
-    to_index: Affine
     points: Any  # (n, d), of the target, from its middle, in units of its radius
     start: Any  # (d,), of the source, as the shift
     radius: Any
-    similarity: Similarity
+    picture: Picture
 
     def inverse(self, parameters: Any) -> tuple[Array, Array]:
         """Return matrix and shift of the pull-back, from the target's middle."""
@@ -45,13 +41,7 @@ class _Problem(eqx.Module):
 
     def value(self, parameters: Any) -> Scalar:
         matrix, shift = self.inverse(parameters)
-        places = self.radius * self.points @ matrix.T + shift
-        index = list((places @ self.to_index.matrix.T + self.to_index.shift).T)
-        warped = map_coordinates(self.source, index, order=1, mode="nearest")
-        inside: Any = 1.0
-        if self.inside is not None:
-            inside = map_coordinates(self.inside, index, order=1, mode="nearest")
-        return self.similarity(warped, inside)
+        return self.picture(self.radius * matrix @ self.points.T + shift[:, None])
 
 
 @eqx.filter_jit
@@ -70,6 +60,7 @@ def align_images(source: Image, target: Image, kind: str, similarity: str = "ssd
     source, target : Image
     kind : {"rigid", "similarity", "affine"}
     similarity : {"ssd", "ncc", "mi"}
+        Of values; labels are compared by their overlap.
 
     Returns
     -------
@@ -109,14 +100,9 @@ def align_images(source: Image, target: Image, kind: str, similarity: str = "ssd
 def _problem(
     source: Image, target: Image, factor: int, basis: Floats, start: Floats, similarity: str
 ) -> _Problem:
-    coarse, goal = source.coarser(factor), target.coarser(factor)
-    linear = coarse.direction.T / coarse.spacing[:, None]
-    inside = None if coarse.mask is None else coarse.mask.astype(np.float64)
-    points = (goal.points() - target.points().mean(axis=0)) / target.radius
-    return _Problem(
-        basis, coarse.values, inside, Affine(linear, -linear @ coarse.origin), points, start,
-        np.asarray(target.radius), Similarity.of(similarity, coarse, goal),
-    )  # fmt: skip
+    points = (target.coarser(factor).points() - target.points().mean(axis=0)) / target.radius
+    picture = Picture.of(similarity, source, target, Affine.identity(source.dimension), factor)
+    return _Problem(basis, points, start, np.asarray(target.radius), picture)
 
 
 def _generators(kind: str, d: int) -> Floats:
@@ -129,8 +115,8 @@ def _generators(kind: str, d: int) -> Floats:
 
 
 def _centre(image: Image) -> Floats:
-    """Return the centre of brightness above the darkest pixel."""
-    weight = image.values - image.values.min()
+    """Return the centre of brightness above the darkest pixel, or of all labels."""
+    weight = 1.0 * (image.values != 0) if image.labels else image.values - image.values.min()
     if image.mask is not None:
         weight = weight * image.mask
     return (weight.ravel()[:, None] * image.points()).sum(axis=0) / weight.sum()

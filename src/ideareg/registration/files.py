@@ -26,6 +26,22 @@ MESHES = (".ply", ".obj", ".off", ".stl", ".vtk")
 GEOMETRY = ("spacing", "origin", "direction", "mask")
 
 
+def read_labels(path: str | PathLike[str]) -> Image:
+    """Read an image whose values name regions; 0 is no region.
+
+    Raises
+    ------
+    ValueError
+        If the file holds no image, or more values than there can be labels; and as `read`.
+    """
+    image = read(path)
+    if not isinstance(image, Image):
+        raise ValueError(f"{Path(path).name}: expected an image of labels, got: {image.kind}.")
+    geometry = image.spacing, image.origin, image.direction
+    labels = Image.of(image.values, *geometry, image.mask, Path(path).name, labels=True)
+    return labels._replace(placed=image.placed)
+
+
 def read(path: str | PathLike[str]) -> Shape | Image:
     """Read landmarks, a mesh or an image, by the ending of the file's name.
 

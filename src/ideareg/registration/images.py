@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 
 # The least number of pixels along an axis, the same of a coarsened image, and the most axes.
 FEWEST, COARSEST, AXES = 8, 12, 3
+# Each is an image of its own while a map is sought.
+MOST_LABELS = 64
 
 
 class Image(NamedTuple):
@@ -37,6 +39,9 @@ class Image(NamedTuple):
         Pixels that count; None is all.
     placed : bool
         Whether origin and direction were said, or are guesses.
+    labels : bool
+        Whether values name regions, as of a segmentation: then they are never mixed, 0 is no
+        region, and images are compared by how their regions overlap.
 
     Examples
     --------
@@ -51,11 +56,12 @@ class Image(NamedTuple):
     direction: Floats
     mask: NDArray[np.bool_] | None = None
     placed: bool = False
+    labels: bool = False
 
     @classmethod
     def of(
         cls, values: Any, spacing: Any = None, origin: Any = None, direction: Any = None,
-        mask: Any = None, name: str = "image",
+        mask: Any = None, name: str = "image", labels: bool = False,
     ) -> Image:  # fmt: skip
         """Check values and geometry, and return the image.
 
@@ -72,6 +78,8 @@ class Image(NamedTuple):
             Where values count; elsewhere they may be NaN.
         name : str
             What messages call it.
+        labels : bool
+            Whether values name regions.
 
         Raises
         ------
@@ -99,11 +107,20 @@ class Image(NamedTuple):
                 f"{name}: {int((~np.isfinite(array)).sum())} values are NaN or infinite; fill them "
                 "in, or give a mask of the pixels that count, Image.of(values, mask=...)."
             )
-        counted = array if mask is None else array[mask]
+        placed = origin is not None and direction is not None
+        geometry = _geometry(d, spacing, origin, direction, name)
+        image = cls(array, *geometry, mask, placed, bool(labels))
+        counted = image.counted
         if np.ptp(counted) == 0:
             raise ValueError(f"{name}: all values are the same, so there is nothing to align.")
-        placed = origin is not None and direction is not None
-        return cls(array, *_geometry(d, spacing, origin, direction, name), mask, placed)
+        names = np.unique(counted) if labels else np.zeros(0)
+        if len(names) > MOST_LABELS or (names % 1 != 0).any():
+            raise ValueError(
+                f"{name}: {len(names)} different values, like {names[len(names) // 2]:g}, are no "
+                f"labels, which are at most {MOST_LABELS} whole numbers; leave labels=False for "
+                "an image."
+            )
+        return image
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,6 +136,11 @@ class Image(NamedTuple):
     def kind(self) -> str:
         """The word "image"."""
         return "image"
+
+    @property
+    def counted(self) -> Floats:
+        """Values where they count, shape (m,)."""
+        return self.values.ravel() if self.mask is None else self.values[self.mask]
 
     @property
     def lengths(self) -> Floats:
@@ -155,19 +177,31 @@ class Image(NamedTuple):
         ----------
         points : array, shape (m, d)
         order : int
-            Of the spline: 0 is the nearest pixel, for labels; 1 is linear.
+            Of the spline: 0 is the nearest pixel, as always for labels; 1 is linear.
         """
+        order = 0 if self.labels else order
         return map_coordinates(self.values, self.to_index(points).T, order=order, mode="nearest")
 
     def with_values(self, values: Any) -> Image:
         """Return other values on the same grid."""
         return self._replace(values=np.asarray(values, dtype=np.float64).reshape(self.shape))
 
+    def region(self, name: float) -> Image:
+        """Return 1 where a label is and 0 elsewhere, as an image."""
+        return self.with_values(self.values == name)._replace(labels=False)
+
     def coarser(self, factor: int) -> Image:
-        """Return every k-th pixel of the smoothed image, the first one in the same place."""
+        """Return every k-th pixel of the smoothed image, the first one in the same place.
+
+        Labels are not smoothed.
+        """
         if factor == 1:
             return self
         every = (slice(None, None, factor),) * self.dimension
+        if self.labels:
+            mask = None if self.mask is None else self.mask[every]
+            spacing = factor * self.spacing
+            return self._replace(values=self.values[every], spacing=spacing, mask=mask)
         smooth, mask = gaussian_filter(self.values, factor / 2), self.mask
         if mask is not None:
             # Pixels that do not count must not leak into those that do.
@@ -207,8 +241,11 @@ def check_images(source: Image, target: Image) -> None:
     Raises
     ------
     ValueError
-        If they differ in dimension, or in spacing or shape without origin and direction.
+        If they differ in dimension, or in spacing or shape without origin and direction, or one
+        has labels and the other values.
     """
+    if source.labels != target.labels:
+        raise ValueError("a map of labels goes with another one: say labels=True of both or none.")
     if source.dimension != target.dimension:
         raise ValueError(
             f"source has {source.dimension} axes and target {target.dimension}; images to be "

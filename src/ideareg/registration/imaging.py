@@ -1,8 +1,9 @@
 r"""Registration of images by one initial momentum on a grid, coarse to fine.
 
-.. math:: \min_{p_0}\ \nu H(p_0) + R^2 S(I\circ\varphi^{-1}, J) + \sum_k w_k\ell_k(\varphi(x_k))
+.. math:: \min_{p_0}\ \nu H(p_0) + R^2\sum_i w_iS_i(I_i\circ\varphi^{-1}, J_i)
+          + \sum_k w_k\ell_k(\varphi(x_k))
 
-with a similarity S, the radius R of the target and any losses of points that ride along. The
+with similarities S, the radius R of the target and any losses of points that ride along. The
 momentum is :math:`p_0 = \Gamma^{-1/2}z` on a periodic box around the target, so that the action is
 ½ν|z|². At the minimum it lies along the gradient of the image.
 """
@@ -16,7 +17,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
@@ -29,9 +29,11 @@ from ideareg.kernels import AbstractKernel
 from ideareg.registration.affine import Affine
 from ideareg.registration.descent import least
 from ideareg.registration.images import Image, factors
-from ideareg.registration.similarity import Similarity
+from ideareg.registration.pictures import Picture
 
 Floats = NDArray[np.float64]
+
+Pairs = Sequence[tuple[Image, Image]]
 
 # Nodes are this share of the kernel's half width apart, and a margin around the target is as wide
 # as the kernel takes to fall to this share, or half the target.
@@ -103,36 +105,30 @@ class Level(eqx.Module):
     Attributes
     ----------
     box : Box
-    source : Array, shape of the source's grid
-    inside : Array or None
-        The source's mask.
-    to_source : Affine
-        From the box to indices of the source, the affine map undone.
     start : Array, shape (m, d)
         Nodes of the target's grid that are traced back, in the box.
     finer : list of Array
         Matrices that take displacements of these to all pixels, one for each axis.
     pixels : Array, shape (n, d)
         Pixels of the target, in the box.
-    similarity : Similarity
+    pictures : tuple of Picture
     riders : tuple of Rider
-    nu, scale, unit : scalar
-        Prices of action and mismatch, and the length of a pixel, so that z has no units.
+    nu, unit : scalar
+        Price of the action, and the length of a pixel, so that z has no units.
+    scales : Array, shape (pictures,)
+        Price of each picture's mismatch.
     depth : int
     """
 
     box: Box
-    source: Any
-    inside: Any
-    to_source: Affine
     start: Any
     finer: list[Any]
     pixels: Any
-    similarity: Similarity
+    pictures: tuple[Picture, ...]
     riders: tuple[Rider, ...]
     nu: Any
-    scale: Any
     unit: Any
+    scales: Any
     depth: int = eqx.field(static=True)
 
     def value(self, z: Any) -> Scalar:
@@ -145,12 +141,7 @@ class Level(eqx.Module):
         for axis, matrix in enumerate(self.finer):
             field = jnp.moveaxis(jnp.tensordot(matrix, field, (1, axis + 1)), 0, axis + 1)
         places = self.pixels.T + field.reshape(len(field), -1)
-        index = self.to_source.matrix @ places + self.to_source.shift[:, None]
-        warped = map_coordinates(self.source, list(index), order=1, mode="nearest")
-        weight: Any = 1.0
-        if self.inside is not None:
-            weight = map_coordinates(self.inside, list(index), order=1, mode="nearest")
-        loss = self.scale * self.similarity(warped, weight)
+        loss = sum(scale * of(places) for scale, of in zip(self.scales, self.pictures, strict=True))
         for rider in self.riders:
             loss = loss + rider.weight * rider.loss(carry(rider.points))
         return self.nu * self.box.energy(p) + loss
@@ -162,10 +153,11 @@ def _value_and_gradient(level: Level, z: Any) -> tuple[Scalar, Array]:
 
 
 def _level(
-    domain: Domain, kernel: AbstractKernel, spacing: Floats, source: Image, target: Image,
-    affine: Affine, similarity: str, nu: float, weight: float, unit: float,
-    riders: Sequence[Rider], depth: int, dtype: Any,
+    domain: Domain, kernel: AbstractKernel, spacing: Any, pairs: Pairs, affine: Affine,
+    similarity: str, nu: float, weights: Sequence[float], riders: Sequence[Rider], depth: int,
+    dtype: Any, factor: int = 1,
 ) -> Level:  # fmt: skip
+    target = pairs[0][1].coarser(factor)
     box = domain.box(kernel, np.maximum(spacing, target.spacing))
     counts = np.minimum(target.shape, np.ceil(2 * target.lengths / box.spacing).astype(int) + 1)
     axes, finer = [], []
@@ -174,24 +166,21 @@ def _level(
         axes.append(nodes + margin)
         finer.append(np.asarray(make_interp_spline(nodes, np.eye(len(nodes)), k=3)(pixels), dtype))
     start = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
-    # From the box to space, back through the affine map, and to indices.
-    linear = source.direction.T @ affine.inverse().matrix
-    shift = linear @ domain.frame.shift + source.direction.T @ (
-        affine.inverse().shift - source.origin
-    )
-    linear = linear @ domain.frame.matrix
-    to_source = Affine(
-        np.asarray(linear / source.spacing[:, None], dtype),
-        np.asarray(shift / source.spacing, dtype),
-    )
+    # From the box to space, and back through the affine map.
+    back = affine.inverse()
+    into = Affine(back.matrix @ domain.frame.matrix, back(domain.frame.shift))
     pixels = domain.frame.inverse()(target.points())
-    inside = None if source.mask is None else np.asarray(source.mask, dtype)
+    pictures = tuple(Picture.of(similarity, *pair, into, factor, dtype) for pair in pairs)
+    scales = np.asarray(weights, dtype) * np.asarray(target.radius**2, dtype)
     return Level(
-        box.cast(dtype), np.asarray(source.values, dtype), inside, to_source,
-        np.asarray(start, dtype), finer, np.asarray(pixels, dtype),
-        Similarity.of(similarity, source, target, dtype), tuple(riders), np.asarray(nu, dtype),
-        np.asarray(weight * target.radius**2, dtype), np.asarray(unit, dtype), depth,
+        box.cast(dtype), np.asarray(start, dtype), finer, np.asarray(pixels, dtype), pictures,
+        tuple(riders), np.asarray(nu, dtype), np.asarray(_pixel(pairs[0][1]), dtype), scales, depth,
     )  # fmt: skip
+
+
+def _pixel(target: Image) -> float:
+    """Return the length of a pixel."""
+    return float(target.spacing.prod() ** (1 / target.dimension))
 
 
 class Shot(NamedTuple):
@@ -216,22 +205,25 @@ class Shot(NamedTuple):
 
 
 def fit_images(
-    source: Image, target: Image, affine: Affine, kernel: AbstractKernel, *, nu: float,
-    similarity: str, domain: Domain, nodes: int | None = None, riders: Sequence[Rider] = (),
-    depth: int = 10, max_iter: int = 200, tol: float = 3e-4, dtype: Any = np.float32,
-    weight: float = 1.0,
+    pairs: Pairs, affine: Affine, kernel: AbstractKernel, *, nu: float, similarity: str,
+    weights: Sequence[float], domain: Domain, nodes: int | None = None,
+    riders: Sequence[Rider] = (), depth: int = 10, max_iter: int = 200, tol: float = 3e-4,
+    dtype: Any = np.float32,
 ) -> Shot:  # fmt: skip
     """Minimise the objective by L-BFGS, at one resolution after the other.
 
     Parameters
     ----------
-    source, target : Image
+    pairs : sequence of (Image, Image)
+        Sources and targets; the targets lie on one grid.
     affine : Affine
         From the source's space to the target's, before the flow.
     kernel : scalar kernel
         Γ, translation-invariant.
     nu : float
     similarity : {"ssd", "ncc", "mi"}
+    weights : sequence of float
+        Of the mismatch of each pair, beside the riders.
     domain : Domain
     nodes : int, optional
         Of the momentum, along the longest axis of the target.
@@ -243,25 +235,22 @@ def fit_images(
     tol : float
         A resolution ends when the objective falls by less than this share of its first value.
     dtype : dtype
-    weight : float
-        Of the similarity, beside the riders.
 
     Returns
     -------
     Shot
     """
+    target = pairs[0][1]
     least = RESOLUTION * width(kernel, target, 0.5)
     most = target.lengths.max() / ((MOST_NODES[target.dimension] if nodes is None else nodes) - 1)
     spacing = max(least, most) if nodes is None else most
-    unit = float(target.spacing.prod() ** (1 / target.dimension))
     z: Any = None
     box: Any = None
     count = 0
     for factor in factors(target.shape):
-        coarse, goal = source.coarser(factor), target.coarser(factor)
         level = _level(
-            domain, kernel, np.full(len(goal.shape), spacing), coarse, goal, affine, similarity, nu,
-            weight, unit, riders, depth, dtype,
+            domain, kernel, spacing, pairs, affine, similarity, nu, weights, riders, depth, dtype,
+            factor,
         )  # fmt: skip
         z = _prolong(z, box, level.box)
         box = level.box
@@ -273,7 +262,7 @@ def fit_images(
         result = Result.not_finite
     box = domain.box(kernel, np.maximum(spacing, target.spacing))
     p = (
-        np.asarray(box.values(box.momentum(unit * z.astype(np.float64))))
+        np.asarray(box.values(box.momentum(_pixel(target) * z.astype(np.float64))))
         .reshape(len(box.shape), -1)
         .T
     )
@@ -291,7 +280,7 @@ def _prolong(z: Any, old: Box | None, new: Box) -> Floats:
 
 
 def _descend(level: Level, z: Floats, max_iter: int, tol: float) -> OptimizeResult:
-    dtype = level.source.dtype
+    dtype = level.start.dtype
 
     def value_and_gradient(x: Floats) -> tuple[Scalar, Array]:
         return _value_and_gradient(level, x.reshape(z.shape).astype(dtype))

@@ -1,4 +1,4 @@
-"""Several things to be brought together at once: an image, landmarks, curves and surfaces."""
+"""Several things to be brought together at once: images, labels, landmarks, curves, surfaces."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Parts(NamedTuple):
 
     Attributes
     ----------
-    image : pair of Image, or None
-        Source and target.
+    images : tuple of pair of Image
+        Source and target of each; the targets lie on one grid.
     shapes : tuple of pair of Shape
         Source and target of each.
     weights : tuple of float
-        Of the image, if there is one, and of each shape.
+        Of each image, and of each shape.
     """
 
-    image: tuple[Image, Image] | None
+    images: tuple[tuple[Image, Image], ...]
     shapes: tuple[tuple[Shape, Shape], ...]
     weights: tuple[float, ...]
 
@@ -35,8 +35,8 @@ def as_parts(source: Any, target: Any, weights: Sequence[float] | None) -> Parts
     Raises
     ------
     ValueError
-        If the lists differ in length or kind, hold two images or none among several, or the
-        weights are not one positive number for each part.
+        If the lists differ in length or kind, hold no image among several parts, the images lie
+        on several grids, or the weights are not one positive number for each part.
     """
     many = isinstance(source, list) and any(isinstance(part, Image) for part in source)
     sources = source if many else [source]
@@ -51,12 +51,12 @@ def as_parts(source: Any, target: Any, weights: Sequence[float] | None) -> Parts
         if isinstance(one, Image):
             check_images(one, other)
             images.append((one, other))
+            for image, first, name in zip(images[-1], images[0], names, strict=True):
+                _check_grid(image, first, name)
         else:
             pair = as_shape(one, names[0]), as_shape(other, names[1])
             check_pair(*pair)
             shapes.append(pair)
-    if len(images) > 1:
-        raise ValueError("give one image, with any number of shapes beside it.")
     if images and any(pair[0].dimension != images[0][0].dimension for pair in shapes):
         raise ValueError("the shapes beside an image need as many coordinates as it has axes.")
     given = [1.0] * len(sources) if weights is None else [float(w) for w in weights]
@@ -64,6 +64,19 @@ def as_parts(source: Any, target: Any, weights: Sequence[float] | None) -> Parts
         raise ValueError(
             f"weights must be {len(sources)} positive numbers, one a part, got {weights}."
         )
-    # That of the image first.
+    # Those of images first.
     order = sorted(range(len(given)), key=lambda k: not isinstance(sources[k], Image))
-    return Parts(images[0] if images else None, tuple(shapes), tuple(given[k] for k in order))
+    return Parts(tuple(images), tuple(shapes), tuple(given[k] for k in order))
+
+
+def _check_grid(image: Image, first: Image, name: str) -> None:
+    """Refuse an image that lies elsewhere than the first one of its side."""
+    alike = image.shape == first.shape and all(
+        np.allclose(getattr(image, part), getattr(first, part))
+        for part in ("spacing", "origin", "direction")
+    )
+    if not alike:
+        raise ValueError(
+            f"{name}: images that are brought together at once lie on one grid, the same shape, "
+            "spacing, origin and direction as the first one; resample it to that."
+        )

@@ -28,13 +28,13 @@ from ideareg.registration.alignment import align_images
 from ideareg.registration.attachments import Attachment
 from ideareg.registration.descent import Problem, descend
 from ideareg.registration.flows import GridFlow, PointFlow
-from ideareg.registration.images import Image, determinants
+from ideareg.registration.images import determinants
 from ideareg.registration.imaging import Domain, Rider, fit_images
 from ideareg.registration.landmarks import match
 from ideareg.registration.parts import Parts, as_parts
+from ideareg.registration.pictures import Picture
 from ideareg.registration.saving import parameters, restore
 from ideareg.registration.shapes import Shape
-from ideareg.registration.similarity import Similarity
 from ideareg.registration.transforms import Transform
 
 Floats = NDArray[np.float64]
@@ -98,7 +98,8 @@ class Registration(Transform):
     similarity : {"ssd", "ncc", "mi"}
         How images are compared: by square differences, which need one modality; by correlation,
         which does not see brightness and contrast; or by mutual information. See
-        `ideareg.registration.Similarity`.
+        `ideareg.registration.Similarity`. Maps of labels, `Image.of(values, labels=True)`, are
+        compared by how their regions overlap.
     weights : sequence of float or None
         Of the mismatches of several parts, in their order; None is 1 for each.
 
@@ -114,8 +115,8 @@ class Registration(Transform):
         Length of the flow, :math:`\sqrt{2H}`, in the units of the points: a distance of the shapes
         if landmarks are matched exactly.
     residual_ : float
-        Mismatch that is left, as a share of that after the affine map; of the image, if there is
-        one.
+        Mismatch that is left, as a share of that after the affine map; of the first image, if there
+        is one.
     energy_drift_ : float
         Range of the energy along the flow, as a share of the first; above a quarter the time steps
         are too long, and the fit does not count as converged.
@@ -194,8 +195,9 @@ class Registration(Transform):
         ----------
         source, target : array of shape (n, d), pair (points, cells), Shape, Image, or list
             Landmarks, of the same number; or curves (cells of shape (m, 2)) or surfaces (m, 3) with
-            any numbers of points; or images. Lists hold one image each, and landmarks, curves or
-            surfaces in the same space, which are brought together by one flow.
+            any numbers of points; or images, of values or of labels. Lists hold images on one grid
+            each, and landmarks, curves or surfaces in the same space, which are brought together
+            by one flow; the map before it is that of the first image.
         momentum : array of shape (c, d), optional
             First guess, for shapes. Where several flows are minimal, it says which.
 
@@ -213,9 +215,9 @@ class Registration(Transform):
         for name in ("target_", "smallest_jacobian_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         parts = as_parts(source, target, self.weights)
-        if parts.image is not None:
+        if parts.images:
             self._check_images(momentum)
-            return self._warp(parts, *parts.image)
+            return self._warp(parts)
         start, goal = parts.shapes[0]
         self._check(start)
         self.affine_ = Affine.identity(start.dimension)
@@ -262,8 +264,10 @@ class Registration(Transform):
         self.control_points_ = control.astype(np.float64)
         self._keep(start, loss, found)
 
-    def _warp(self, parts: Parts, source: Image, target: Image) -> Registration:
+    def _warp(self, parts: Parts) -> Registration:
         """Register images, and the shapes beside them."""
+        source, target = parts.images[0]
+        count = len(parts.images)
         self.affine_ = Affine.identity(source.dimension)
         if self.align is not None:
             self.affine_ = align_images(source, target, self.align, self.similarity)
@@ -274,13 +278,13 @@ class Registration(Transform):
             )
         domain = Domain.around(target, self.kernel_)
         dtype = self.dtype or "float32"
-        beside = zip(parts.shapes, parts.weights[1:], strict=True)
+        beside = zip(parts.shapes, parts.weights[count:], strict=True)
         riders = [self._rider(pair, domain, weight, dtype) for pair, weight in beside]
         found = fit_images(
-            source, target, self.affine_, self.kernel_, nu=self.nu_, similarity=self.similarity,
-            domain=domain, nodes=self.control_points, riders=riders, depth=self.depth,
-            max_iter=self.max_iter, tol=3e-4 if self.tol is None else self.tol, dtype=dtype,
-            weight=parts.weights[0],
+            parts.images, self.affine_, self.kernel_, nu=self.nu_, similarity=self.similarity,
+            weights=parts.weights[:count], domain=domain, nodes=self.control_points, riders=riders,
+            depth=self.depth, max_iter=self.max_iter, dtype=dtype,
+            tol=3e-4 if self.tol is None else self.tol,
         )  # fmt: skip
         momentum = found.momentum @ domain.frame.matrix.T
         self.flow_ = GridFlow(found.box, domain.frame, momentum, self.depth)
@@ -288,10 +292,8 @@ class Registration(Transform):
         self.gap_, self.n_iter_, self.result_ = found.gap, max(found.iterations, 1), found.result
         self.source_, self.target_ = source, target
         there = self.flow_.backward(target.points())
-        loss = Similarity.of(self.similarity, source, target)
-        before, after = (
-            float(loss(*_seen(source, self.affine_, places))) for places in (target.points(), there)
-        )
+        picture = Picture.of(self.similarity, source, target, self.affine_.inverse())
+        before, after = (float(_loss(picture, x.T)) for x in (target.points(), there))
         self.residual_ = after / before if before else 0.0
         places = self.affine_.inverse()(there)
         self.warped_source_ = target.with_values(source.at(places))
@@ -395,14 +397,6 @@ class Registration(Transform):
 
     def _scheme(self) -> AbstractIntegrator:
         return get_integrator(self.integrator)
-
-
-def _seen(source: Image, affine: Affine, places: Floats) -> tuple[Floats, Floats | float]:
-    """Return the source's values at places behind the affine map, and whether they count."""
-    at = affine.inverse()(places)
-    if source.mask is None:
-        return source.at(at), 1.0
-    return source.at(at), source.with_values(source.mask).at(at)
 
 
 @eqx.filter_jit

@@ -104,7 +104,7 @@ def _image_arrays(image: Image, name: str) -> dict[str, Any]:
     arrays: dict[str, Any] = {
         f"{name}values": image.values, f"{name}spacing": image.spacing,
         f"{name}origin": image.origin, f"{name}direction": image.direction,
-        f"{name}placed": np.array(image.placed),
+        f"{name}placed": np.array(image.placed), f"{name}labels": np.array(image.labels),
     }  # fmt: skip
     return arrays if image.mask is None else {**arrays, f"{name}mask": image.mask}
 
@@ -113,5 +113,6 @@ def _image(arrays: dict[str, np.ndarray], name: str) -> Image:
     image = Image.of(
         arrays[f"{name}values"], arrays[f"{name}spacing"], arrays[f"{name}origin"],
         arrays[f"{name}direction"], arrays.get(f"{name}mask"), name,
+        bool(arrays.get(f"{name}labels", False)),
     )  # fmt: skip
     return image._replace(placed=bool(arrays[f"{name}placed"]))
