@@ -263,7 +263,7 @@ def test_labels_and_grids_that_do_not_go_together(source, target, match):
 
 
 def test_values_are_no_labels():
-    with pytest.raises(ValueError, match="784 different values, like .*, are no labels"):
+    with pytest.raises(ValueError, match=r"784 different values, like .*, are no labels"):
         Image.of(np.random.default_rng(0).normal(size=(N, N)), labels=True)
     with pytest.raises(ValueError, match=r"\(2, 2\) and \(1, 2\)"):
         dice(np.ones((2, 2)), np.ones((1, 2)))
