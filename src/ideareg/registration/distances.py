@@ -5,14 +5,16 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import numpy as np
+from jaxtyping import Array
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from ideareg._numerics import numerics
 from ideareg._types import Result
 from ideareg.hamiltonian import Hamiltonian, State
-from ideareg.integrators import get_integrator
+from ideareg.integrators import AbstractIntegrator, get_integrator
 from ideareg.kernels import Kernel, as_kernel
 from ideareg.registration.affine import align
 from ideareg.registration.landmarks import match
@@ -84,6 +86,16 @@ def procrustes(shapes: Any) -> Floats:
     return stack
 
 
+@eqx.filter_jit
+def _there_and_back(
+    ham: Hamiltonian, X: Any, p: Any, Y: Any, depth: int, integrator: AbstractIntegrator
+) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
+    """Return the energy of the flow from X, and its p(0) and q(1) and those of the way back."""
+    there = shoot(ham, State(X, p), depth, integrator)
+    back = shoot(ham, State(Y, -there.p[-1]), depth, integrator)
+    return there.energies[0], (p, there.q[-1]), (back.p[0], back.q[-1])
+
+
 def pairwise(
     shapes: Any,
     kernel: Kernel,
@@ -103,7 +115,8 @@ def pairwise(
     shapes : array, shape (m, n, d)
         As they are: see `procrustes` to turn them to each other first.
     kernel : kernel
-        Γ.
+        Γ. A length of half the shapes' radius makes most pairs easy; longer ones tie the points
+        to each other, and shapes that differ much are then hard to match exactly.
     depth, integrator, tol
         As in `Registration`.
     n_jobs : int, optional
@@ -134,13 +147,12 @@ def pairwise(
     def one(i: int, j: int) -> None:
         with numerics():  # a thread has settings of its own
             geodesic = match(ham.kernel, stack[i], stack[j], 0.0, depth, scheme, tol=tol)
-            there = shoot(ham, State(stack[i], geodesic.momentum), depth, scheme)
-            back = shoot(ham, State(stack[j], -np.asarray(there.p[-1])), depth, scheme)
-        for a, b, path in ((i, j, there), (j, i, back)):
-            momentum[a, b] = path.p[0]
-            gap = np.asarray(path.q[-1]) - stack[b]
-            residual[a, b] = np.sqrt((gap**2).sum(axis=1).mean())
-            distance[a, b] = np.sqrt(2 * float(there.energies[0]))
+            paths = _there_and_back(ham, stack[i], geodesic.momentum, stack[j], depth, scheme)
+        energy, *ends = paths
+        for (a, b), path in zip(((i, j), (j, i)), ends, strict=True):
+            momentum[a, b], end = map(np.asarray, path)
+            residual[a, b] = np.sqrt(((end - stack[b]) ** 2).sum(axis=1).mean())
+            distance[a, b] = np.sqrt(2 * float(energy))
             converged[a, b] = geodesic.result is Result.converged
 
     pairs = combinations(range(m), 2)
