@@ -6,7 +6,7 @@ import pytest
 from sklearn.base import clone
 
 from ideareg import kernels as ik
-from ideareg.registration import Registration, align
+from ideareg.registration import Registration, align, pairwise
 from ideareg.registration.shapes import Shape, as_shape
 
 RNG = np.random.default_rng(0)
@@ -77,6 +77,18 @@ def test_distance_is_symmetric(exact):
     assert back.distance_ == pytest.approx(exact.distance_, abs=1e-6)
     end = back.geodesic(0.5)
     np.testing.assert_allclose(end, exact.geodesic(0.5), atol=1e-5)
+
+
+def test_all_pairs_are_those_of_single_fits(exact):
+    shapes = np.stack([X, Y, (X + Y) / 2 + 0.1])
+    found = pairwise(shapes, exact.kernel_, depth=exact.depth, n_jobs=2)
+    assert found.converged.all() and found.residual.max() < 1e-6
+    np.testing.assert_array_equal(found.distance, found.distance.T)
+    assert found.distance[0, 1] == pytest.approx(exact.distance_, abs=1e-9)
+    np.testing.assert_allclose(found.momentum[0, 1], exact.momentum_, atol=1e-7)
+    for i, j in ((1, 0), (2, 1)):
+        alone = clone(exact).fit(shapes[i], shapes[j], momentum=found.momentum[i, j])
+        np.testing.assert_allclose(alone.momentum_, found.momentum[i, j], atol=1e-5)
 
 
 def test_conserved_momenta_and_turned_problems(exact):
