@@ -84,7 +84,7 @@ def _rate(share: float) -> float:
     """Return the rate, as a part of the highest, after a share of the seconds."""
     if share < WARM_UP:
         return share / WARM_UP
-    return 0.5 * (1 + float(np.cos(np.pi * min((share - WARM_UP) / (1 - WARM_UP), 1))))
+    return 0.5 * (1 + float(np.cos(np.pi * (share - WARM_UP) / (1 - WARM_UP))))
 
 
 def _network(shape: tuple[int, int, int], classes: int) -> Any:

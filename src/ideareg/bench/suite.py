@@ -195,8 +195,11 @@ class Suite:
                 )
             for split in chosen:
                 rows = data.training(split).sum()
-                fitting = [m for m in self.methods if rows <= self.largest.get(m, math.inf)]
-                tasks += [Task(name, split, method) for method in fitting if method in methods]
+                tasks += [
+                    Task(name, split, method)
+                    for method in self.methods
+                    if method in methods and rows <= self.largest.get(method, math.inf)
+                ]
         return tasks
 
     def absent(self, methods: Sequence[str]) -> dict[str, str]:

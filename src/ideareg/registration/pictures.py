@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
+from sklearn.metrics import f1_score
 
 from ideareg._types import Scalar
 from ideareg.registration.affine import Affine
@@ -124,15 +125,17 @@ def dice(source: Any, target: Any) -> dict[float, float]:
     >>> dice([[1, 1, 0], [2, 0, 0]], [[1, 0, 0], [2, 0, 0]])
     {1.0: 0.6666666666666666, 2.0: 1.0}
     """
-    a, b = (
-        np.asarray(image.values if isinstance(image, Image) else image)
+    maps = [
+        image.values if isinstance(image, Image) else np.asarray(image)
         for image in (source, target)
-    )
-    if a.shape != b.shape:
-        raise ValueError(f"maps of labels need one grid, got the shapes {a.shape} and {b.shape}.")
-    names = np.union1d(a, b)
-    regions = {float(name): (a == name, b == name) for name in names[names != 0]}
-    return {
-        name: float(2 * (one & other).sum() / (one.sum() + other.sum()))
-        for name, (one, other) in regions.items()
-    }
+    ]
+    if maps[0].shape != maps[1].shape:
+        raise ValueError(
+            f"maps of labels need one grid, got the shapes {maps[0].shape} and {maps[1].shape}."
+        )
+    names = np.setdiff1d(maps, 0)
+    if not len(names):
+        return {}
+    # Of a class, the F1 score is the Dice coefficient.
+    scores = f1_score(maps[1].ravel(), maps[0].ravel(), labels=names, average=None)
+    return dict(zip(names.astype(float).tolist(), scores.tolist(), strict=True))
