@@ -13,7 +13,7 @@ from ideareg import REMClassifier, REMRegressor
 from ideareg.convolution import Plan, fit_layers, in_batches, layer_of, pooling
 from ideareg.kernelmachine import fold_numbers, slices
 from ideareg.kernels import REM, as_kernel, groups
-from ideareg.nystrom import Basis, Regressor, Ridge, Standard, Sums, climb, judge
+from ideareg.nystrom import Basis, Regressor, Ridge, Standard, Sums, choose_ridge, climb, judge
 
 SMALL = {"n_patches": (8, 12), "random_state": 0, "verbose": 0}
 
@@ -170,8 +170,31 @@ def test_the_search_climbs_and_stops_on_a_plateau():
 
     assert climb(attempt, 1.0, 2.0)[0] == 0.125
     assert climb(attempt, 2.0**-5, 2.0)[0] == 0.125
-    flat = climb(lambda value: Ridge(value, -1 + 1e-5 * value, np.empty(0), np.empty(0, int)), 1, 2)
-    assert flat[0] == 1
+
+
+def test_the_search_stays_on_a_plateau_if_it_must_gain():
+    def attempt(value):
+        return Ridge(value, -1 + 1e-5 * value, np.empty(0), np.empty(0, int))
+
+    assert climb(attempt, 1.0, 2.0, 1e-3)[0] == 1
+    assert climb(attempt, 1.0, 2.0)[0] == 2.0**8
+
+
+def test_the_ridge_of_the_best_held_out_score():
+    random = np.random.RandomState(3)
+    X = random.normal(size=(120, 2))
+    Y = np.sin(X[:, :1]) + 0.3 * random.normal(size=(120, 1))
+    basis = Basis.of(X[:60], 0.5)
+    sums = Sums.of(basis, [(np.arange(120), X[None])], Y, np.arange(120) % 5)
+
+    def score(f, rows):
+        return -float(np.mean((f - Y[rows]) ** 2))
+
+    found = choose_ridge(sums, Y, score, 1e-3)
+    grid = 10 ** np.arange(-6, 4.5, 0.5)
+    scores = [judge(sums, Y, ridge, score).score for ridge in grid]
+    assert found.ridge == pytest.approx(grid[np.argmax(scores)])
+    assert found.ridge > 1e-2
 
 
 def test_of_many_rows_one_fold_is_held_out():

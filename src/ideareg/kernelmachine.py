@@ -38,8 +38,8 @@ from ideareg.views import fit_views
 # Rows whose features are held in memory, to standardise by, and their bytes, all that a group makes
 # of a row included.
 KEPT_ROWS, KEPT_BYTES = 5_000, 1 << 30
-# Rows that widths are compared on.
-WIDTH_ROWS = 2_500
+# Rows that widths are compared on, and the share of the score that another width must gain there.
+WIDTH_ROWS, WIDTH_GAIN = 2_500, 1e-3
 # Folds of few rows; of many, one, of at most that many rows.
 FOLDS, HELD_ROWS = 5, 5_000
 # Rows at a time after the layers, all that a group makes of them included.
@@ -263,7 +263,7 @@ def _choose_width(
         sums = Sums.of(Basis.of(F[0], gamma, weights), slices(F), Y, fold)
         return _best_ridge(sums, Y, lambda f, rows: score(f, few[rows]), ridge)
 
-    return climb(attempt, FIRST_GAMMA, 2.0)[0]
+    return climb(attempt, FIRST_GAMMA, 2.0, WIDTH_GAIN)[0]
 
 
 def _best_ridge(sums: Sums, Y: Floats, score: Score, ridge: float | None) -> Ridge:

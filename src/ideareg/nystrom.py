@@ -18,6 +18,7 @@ the scale of the uncertainty need no second pass.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -36,8 +37,8 @@ Score = Callable[[Floats, Ints], float]
 JITTER = {"float32": 1e-5, "float64": 1e-9}
 # ... and of float64, where a matrix is positive in exact numbers only.
 ROUNDING = 1e-10
-# Steps of a search, at most, and what each must gain of the score, relatively.
-CLIMBS, GAIN = 8, 1e-3
+# Steps of a search, at most, and those of the ridge: first by tens, then finer.
+CLIMBS, COARSE, FINE = 8, 10.0, 10.0**0.5
 
 
 class Standard(NamedTuple):
@@ -189,21 +190,24 @@ def _folds(sums: Sums, ridge: float) -> Iterator[tuple[Any, Floats, Held]]:
 
 
 def choose_ridge(sums: Sums, Y: Floats, score: Score, start: float) -> Ridge:
-    """Return the ridge, a power of ten times ``start``, whose held-out predictions score best."""
-    return climb(lambda ridge: judge(sums, Y, ridge, score), start, 10.0)[1]
+    """Return the ridge of the best held-out score, half powers of ten away from ``start``."""
+    attempt = functools.cache(lambda ridge: judge(sums, Y, ridge, score))
+    return climb(attempt, climb(attempt, start, COARSE)[0], FINE)[1]
 
 
-def climb(attempt: Callable[[float], Ridge], start: float, step: float) -> tuple[float, Ridge]:
+def climb(
+    attempt: Callable[[float], Ridge], start: float, step: float, gain: float = 0.0
+) -> tuple[float, Ridge]:
     """Divide or multiply a number by ``step`` while held-out scores rise; return it and the best.
 
-    A step must gain `GAIN`: on a plateau the search stays where it is.
+    A step must gain a share ``gain`` of the score: on a plateau the search stays where it is.
     """
     best, at = attempt(start), start
     for factor in (1 / step, step):
         moved = False
         for _ in range(CLIMBS):
             option = attempt(at * factor)
-            if not option.score > best.score + GAIN * abs(best.score):
+            if not option.score > best.score + gain * abs(best.score):
                 break
             best, at, moved = option, at * factor, True
         if moved:
