@@ -86,10 +86,10 @@ class Extractor(NamedTuple):
         return np.stack([self.flat(each) for each in moved])
 
     def flat(self, images: Floats) -> Floats:
-        """Return the maps after the last layer as rows; without layers, the pixels."""
+        """Return the maps after the last layer as rows, in signed roots; without layers, pixels."""
         if not self.layers or not len(images):
             return images.reshape(len(images), -1)
-        return np.concatenate([b.reshape(len(b), -1) for b in in_batches(self.layers, images)])
+        return np.concatenate([_rooted(b) for b in in_batches(self.layers, images)])
 
     def tiles(self, images: Floats) -> Iterator[tuple[Ints, Floats]]:
         """Yield row numbers and orbits, a few rows at a time."""
@@ -98,6 +98,12 @@ class Extractor(NamedTuple):
         for start in range(0, len(images), size):
             rows = np.arange(start, min(start + size, len(images)))
             yield rows, self.orbit(images[rows])
+
+
+def _rooted(maps: Floats) -> Floats:
+    """Return maps as rows of signed square roots, among which no few large numbers prevail."""
+    F = maps.reshape(len(maps), -1)
+    return np.copysign(np.sqrt(np.abs(F)), F)
 
 
 def moved_by(group: AbstractGroup | Haar, images: Floats, element: int) -> Floats:

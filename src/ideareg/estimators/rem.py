@@ -164,7 +164,8 @@ class REMClassifier(ClassifierMixin, _REM):
 
     F are the features of layers of REM kernels: patches less their mean, a dot-product kernel
     :math:`|u||u'|e^{a(\cos\angle(u,u')-1)}` of patches through inducing ones, Gaussian
-    pooling; see `ideareg.convolution`, and `ideareg.views` for series, graphs and sets. Unless
+    pooling, and at the end signed square roots [1]_, so that no few large numbers prevail; see
+    `ideareg.convolution`, and `ideareg.views` for series, graphs and sets. Unless
     ``refine_epochs`` asks for more, nothing is learned from labels but the weights on the
     centres :math:`z_j`, by ridge regression on targets ±1, in closed form. γ and the ridge are
     those of greatest held-out likelihood, and probabilities are scaled and shifted on the held-out
@@ -227,6 +228,11 @@ class REMClassifier(ClassifierMixin, _REM):
     gamma_, ridge_ : float
     score_ : float
         Held-out mean log probability per row.
+
+    References
+    ----------
+    .. [1] Perronnin, Sánchez, Mensink, "Improving the Fisher kernel for large-scale image
+       classification", 2010.
 
     Examples
     --------
