@@ -10,6 +10,7 @@ condition the answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -229,17 +230,31 @@ def _size(X: Floats, Y: Floats) -> float:
     return float(max(np.abs(Y - X).max(), np.abs(Y - Y.mean(axis=0)).max())) or 1.0
 
 
+def _remembers_the_last(function: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+    """Return a function that keeps its last value: SciPy asks twice where it starts."""
+    last: list[tuple[Floats, Floats]] = []
+
+    def remembering(z: Floats) -> Floats:
+        if not last or not np.array_equal(last[0][0], z):
+            last[:] = [(z.copy(), function(z))]
+        return last[0][1].copy()
+
+    return remembering
+
+
 def _newton(problem: _Problem, p: Floats, goal: float) -> Match:
     """Solve the boundary condition from the guess p: fast, and where that fails, damped."""
     z = np.asarray(problem.whitening.T @ columns(problem.kernel, p)).ravel()
     size = _size(problem.X, problem.Y)
     count = 0
 
+    @_remembers_the_last
     def gap(z: Floats) -> Floats:
         nonlocal count
         count += 1
         return np.nan_to_num(np.asarray(_gap(problem, z)) / size, nan=FAR)
 
+    @_remembers_the_last
     def jacobian(z: Floats) -> Floats:
         return np.nan_to_num(np.asarray(_jacobian(problem, z)) / size)
 

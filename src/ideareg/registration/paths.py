@@ -41,6 +41,7 @@ def columns(kernel: Kernel, V: Any) -> Any:
     return V.reshape(-1, 1) if isinstance(kernel, AbstractOperatorKernel) else V
 
 
+@eqx.filter_jit
 def gram(kernel: Kernel, X: Any) -> Float[Array, "N N"]:
     """Return Γ(X, X) with a jitter that keeps points which nearly coincide apart."""
     G = kernel.gram(X)
@@ -117,7 +118,7 @@ def _first_momentum(kernel: Kernel, at: _Coordinates, w: Any) -> Array:
 
 def _floor(kernel: Kernel, X: Floats, Y: Floats, nu: float) -> float:
     r"""Return a value that no path is below: to move a point by D costs :math:`D^2/2\Gamma`."""
-    stiff = float(np.diagonal(np.asarray(kernel.gram(X))).max())
+    stiff = float(np.diagonal(np.asarray(gram(kernel, X))).max())
     furthest = ((Y - X) ** 2).sum(axis=1).max()
     return float((nu or 1.0) * furthest / (2 * stiff + nu))
 
