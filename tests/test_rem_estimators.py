@@ -168,8 +168,8 @@ def test_the_search_climbs_and_stops_on_a_plateau():
     def attempt(value):
         return Ridge(value, -1.0 - (np.log2(value) + 3) ** 2, np.empty(0), np.empty(0, int))
 
-    assert climb(attempt, 1.0, 2.0)[0] == 0.125
-    assert climb(attempt, 2.0**-5, 2.0)[0] == 0.125
+    assert climb(attempt, 1.0, 2.0, 0.0)[0] == 0.125
+    assert climb(attempt, 2.0**-5, 2.0, 0.0)[0] == 0.125
 
 
 def test_the_search_stays_on_a_plateau_if_it_must_gain():
@@ -177,7 +177,7 @@ def test_the_search_stays_on_a_plateau_if_it_must_gain():
         return Ridge(value, -1 + 1e-5 * value, np.empty(0), np.empty(0, int))
 
     assert climb(attempt, 1.0, 2.0, 1e-3)[0] == 1
-    assert climb(attempt, 1.0, 2.0)[0] == 2.0**8
+    assert climb(attempt, 1.0, 2.0, 0.0)[0] == 2.0**8
 
 
 def test_the_ridge_of_the_best_held_out_score():

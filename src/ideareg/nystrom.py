@@ -37,8 +37,10 @@ Score = Callable[[Floats, Ints], float]
 JITTER = {"float32": 1e-5, "float64": 1e-9}
 # ... and of float64, where a matrix is positive in exact numbers only.
 ROUNDING = 1e-10
-# Steps of a search, at most, and those of the ridge: first by tens, then finer.
-CLIMBS, COARSE, FINE = 8, 10.0, 10.0**0.5
+# Steps of a search, at most.
+CLIMBS = 8
+# Those of the ridge, first by tens, then finer, and the share of the score that each must gain.
+COARSE, FINE, GAIN = 10.0, 10.0**0.5, 1e-4
 
 
 class Standard(NamedTuple):
@@ -192,11 +194,11 @@ def _folds(sums: Sums, ridge: float) -> Iterator[tuple[Any, Floats, Held]]:
 def choose_ridge(sums: Sums, Y: Floats, score: Score, start: float) -> Ridge:
     """Return the ridge of the best held-out score, half powers of ten away from ``start``."""
     attempt = functools.cache(lambda ridge: judge(sums, Y, ridge, score))
-    return climb(attempt, climb(attempt, start, COARSE)[0], FINE)[1]
+    return climb(attempt, climb(attempt, start, COARSE, GAIN)[0], FINE, GAIN)[1]
 
 
 def climb(
-    attempt: Callable[[float], Ridge], start: float, step: float, gain: float = 0.0
+    attempt: Callable[[float], Ridge], start: float, step: float, gain: float
 ) -> tuple[float, Ridge]:
     """Divide or multiply a number by ``step`` while held-out scores rise; return it and the best.
 
