@@ -37,11 +37,11 @@ from ideareg.views import fit_views
 
 # Rows whose features are held in memory, to standardise by, and their bytes, all that a group makes
 # of a row included.
-KEPT_ROWS, KEPT_BYTES = 5_000, 1 << 30
-# Rows that widths are compared on, and the share of the score that another width must gain there.
-WIDTH_ROWS, WIDTH_GAIN = 2_500, 1e-3
-# Folds of few rows; of many, one, of at most that many rows.
-FOLDS, HELD_ROWS = 5, 5_000
+KEPT_ROWS, KEPT_BYTES = 10_000, 1 << 30
+# Centres that widths are compared with, and the share of the score that another must gain there.
+WIDTH_CENTRES, WIDTH_GAIN = 2_500, 1e-3
+# Folds of up to so many rows; of more, one, of at most that many rows.
+FOLDS, FOLDED_ROWS, HELD_ROWS = 5, 5_000, 5_000
 # Rows at a time after the layers, all that a group makes of them included.
 TILE = 1_024
 # Where the searches begin.
@@ -143,7 +143,7 @@ class Machine(NamedTuple):
 def fold_numbers(n: int, random: np.random.RandomState) -> NDArray[np.intp]:
     """Return the fold of each row; of many rows only one fold is ever held out, -1 the others."""
     place = random.permutation(n)
-    if n <= KEPT_ROWS:
+    if n <= FOLDED_ROWS:
         return place % min(FOLDS, max(n, 1))
     return np.where(place < min(n // FOLDS, HELD_ROWS), 0, -1)
 
@@ -206,6 +206,7 @@ def fit_machine(
         gamma = _choose_width(
             F, Y[some], settings.ridge, lambda f, rows: score(f, some[rows]), random, report,
             extractor.weights, None if fold is None else fold[some],
+            max(len(images) / settings.centres, 1.0),
         )  # fmt: skip
     placed = np.sort(order[: settings.centres])
     if len(some) == len(images):
@@ -254,19 +255,22 @@ def _kept_rows(extractor: Extractor, images: Floats) -> int:
 
 def _choose_width(
     F: Floats, Y: Floats, ridge: float | None, score: Score, random: np.random.RandomState,
-    report: Callable[[str], Any], weights: Floats | None, fold: Ints | None,
+    report: Callable[[str], Any], weights: Floats | None, fold: Ints | None, each: float,
 ) -> float:  # fmt: skip
     """Return the γ of the best held-out score, for features (G, n, d).
 
-    All rows that are compared are centres: with fewer, smooth functions fit best for want of them.
+    Each centre stands for as many rows as in the machine: the fewer they are beside the rows, the
+    smoother the functions that fit best.
     """
-    few = np.sort(random.permutation(len(Y))[:WIDTH_ROWS])
+    order = random.permutation(len(Y))[: round(WIDTH_CENTRES * each)]
+    few, placed = np.sort(order), np.sort(order[: round(len(order) / each)])
+    centres = F[0, placed]
     F, Y = F[:, few], Y[few]
     fold = fold_numbers(len(Y), random) if fold is None else fold[few]
 
     def attempt(gamma: float) -> Ridge:
         report("width")
-        sums = Sums.of(Basis.of(F[0], gamma, weights), slices(F), Y, fold)
+        sums = Sums.of(Basis.of(centres, gamma, weights), slices(F), Y, fold)
         return _best_ridge(sums, Y, lambda f, rows: score(f, few[rows]), ridge)
 
     return climb(attempt, FIRST_GAMMA, 2.0, WIDTH_GAIN)[0]
