@@ -6,8 +6,11 @@ import pytest
 from sklearn.base import clone
 
 from ideareg import kernels as ik
+from ideareg.hamiltonian import Hamiltonian, State
+from ideareg.integrators import RK4
 from ideareg.registration import Registration, align, pairwise
 from ideareg.registration.shapes import Shape, as_shape
+from ideareg.shooting import shoot
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 2))
@@ -89,6 +92,16 @@ def test_all_pairs_are_those_of_single_fits(exact):
     for i, j in ((1, 0), (2, 1)):
         alone = clone(exact).fit(shapes[i], shapes[j], momentum=found.momentum[i, j])
         np.testing.assert_allclose(alone.momentum_, found.momentum[i, j], atol=1e-5)
+
+
+def test_both_ways_arrive_however_coarse_the_time_steps(exact):
+    found = pairwise(np.stack([X, Y]), exact.kernel_, depth=2)
+    assert found.converged.all() and found.residual.max() < 1e-7
+    with jax.enable_x64(True):
+        ham, rk4 = Hamiltonian(exact.kernel_), RK4()
+        end = shoot(ham, State(X, found.momentum[0, 1]), 2, rk4).final
+        back = shoot(ham, State(end.q, -end.p), 2, rk4).final.q
+    assert np.abs(np.asarray(back) - X).max() > 1e-4  # which running backwards would leave
 
 
 def test_conserved_momenta_and_turned_problems(exact):
