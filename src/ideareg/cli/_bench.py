@@ -109,9 +109,9 @@ def speed(
 
     Tasks: product, shooting, small shooting, prediction, fit, product by n, shooting by n, shooting
     by d, shooting by depth, memory (a gradient of 20,000 points: minutes) and rows (fits of 10,000
-    to 1,000,000 rows from Parquet: a quarter of an hour). Peers are measured
-    where they are installed: PyTorch and PyKeOps. What takes longer than ideareg has a ratio above
-    1. Leave the machine alone meanwhile.
+    to 1,000,000 rows from Parquet: a quarter of an hour). Peers are measured where they are
+    installed: PyTorch and PyKeOps. A ratio above 1 is that of what takes longer than ideareg. Leave
+    the machine alone meanwhile.
     """
     with mistakes_in_one_line():
         from rich.console import Console
