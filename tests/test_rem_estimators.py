@@ -164,7 +164,7 @@ def test_averaging_over_a_group_is_ridge_on_augmented_data():
     np.testing.assert_allclose(found, averaged[:20, :20] @ dual, atol=1e-6)
 
 
-def test_the_search_climbs_and_stops_on_a_plateau():
+def test_the_search_climbs_from_either_side():
     def attempt(value):
         return Ridge(value, -1.0 - (np.log2(value) + 3) ** 2, np.empty(0), np.empty(0, int))
 
@@ -195,6 +195,13 @@ def test_the_ridge_of_the_best_held_out_score():
     scores = [judge(sums, Y, ridge, score).score for ridge in grid]
     assert found.ridge == pytest.approx(grid[np.argmax(scores)])
     assert found.ridge > 1e-2
+
+
+def test_one_centre_for_many_more_rows_than_are_held_in_memory(monkeypatch):
+    monkeypatch.setattr("ideareg.kernelmachine.KEPT_ROWS", 20)
+    X = np.random.default_rng(0).normal(size=(60, 36))
+    model = REMClassifier((6, 6), n_centres=1, **SMALL).fit(X, np.arange(60) % 2)
+    assert np.isfinite(model.predict_proba(X)).all()
 
 
 def test_of_many_rows_one_fold_is_held_out():

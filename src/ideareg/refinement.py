@@ -43,7 +43,7 @@ BATCH = 128
 RATE = 1e-2
 # Where γ, λ and the slope of the softmax begin, and what keeps A positive in float32.
 FIRST_GAMMA, FIRST_RIDGE, FIRST_SLOPE, LEAST_RIDGE = 0.2, 1e-2, 4.0, 1e-4
-# Beside features of root mean square 1: the slope of their roots stays finite.
+# Beside features of root mean square 1: their signed roots F / (|F| + SMOOTH)^½ have a slope at 0.
 SMOOTH = 1e-3
 ADAM = optax.scale_by_adam()
 # Between checkpoints.
@@ -171,7 +171,7 @@ def _standard(maps: Maps) -> Float[Array, "b d"]:
     """Return the signed roots of maps as rows, of mean 0 and root mean square norm 1."""
     F = maps.reshape(len(maps), -1)
     F = F / jnp.sqrt((F**2).mean())
-    F = jnp.sign(F) * jnp.sqrt(jnp.abs(F) + SMOOTH)
+    F = F / jnp.sqrt(jnp.abs(F) + SMOOTH)
     F = F - F.mean(0)
     return F / jnp.sqrt((F**2).sum(1).mean())
 

@@ -123,7 +123,7 @@ class _REM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return np.asarray(X).reshape(-1, *self.image_shape_)
 
     def transform(self, X: ArrayLike) -> Floats:
-        """Return the standardised features of the last layer, averaged over the group.
+        """Return the last layer's features: signed roots, standardised, averaged over the group.
 
         Parameters
         ----------
