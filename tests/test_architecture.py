@@ -47,6 +47,7 @@ ORDER = [
     "readout",
     "training",
     "uncertainty",
+    "inducing",
     "posterior",
     "robustness",
     "sparsity",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -37,8 +37,9 @@ from ideareg.pointwise import AbstractPointwise
 
 S = TypeVar("S")
 
-# On the diagonal of the Gram matrix of the inducing points; relative to k(x, x) = 1.
-INDUCING_JITTER = 1e-7
+# On the diagonal of the Gram matrix of the inducing points while they are learned; relative to
+# k(x, x) = 1. Of a·k(x, x) it is the least variance of a prediction.
+INDUCING_JITTER: Any = np.float64(1e-7)
 # Rows at a time: the matrix rows × inducing points then stays in cache.
 TILE = 1024
 # The axis of the devices over which rows are shared.
@@ -98,6 +99,37 @@ class Posterior(eqx.Module):
         """Return the squared norm of the mean in the space of k, not a·k, for each output."""
         gram = self.kernel.gram(self.points) * self.present[:, None]
         return (self.dual * ((gram * self.present) @ self.dual)).sum(0)
+
+
+class Spectrum(eqx.Module):
+    r"""Rows as a sparse head sees them, whatever its amplitude and noise.
+
+    With features :math:`T = KL^{-T}`, :math:`LL^T` the Gram matrix of the inducing points,
+    :math:`T^TWT = Q\,\mathrm{diag}(v)\,Q^T`. For k outputs the likelihood of the process through
+    its inducing points is that of independent coordinates, at no price for any a and s:
+
+    .. math:: -2\log p(Y) = k\sum_i w_i\log 2\pi s + k\sum_j\log(1 + rv_j)
+              + \frac1s\Big(\mathrm{tr}\,Y^TWY - \sum_j\frac{r|b_j|^2}{1 + rv_j}\Big),\quad r = a/s.
+
+    Attributes
+    ----------
+    directions : Array, shape (M, M)
+        :math:`Q^TL^{-1}`.
+    values : Array, shape (M,)
+        v.
+    targets : Array, shape (M, k)
+        :math:`b = Q^TT^TWY`.
+    squares : Array, shape ()
+        tr YᵀWY.
+    rows : Array, shape ()
+        Σ wᵢ.
+    """
+
+    directions: Float[Array, "M M"]
+    values: Float[Array, " M"]
+    targets: Float[Array, "M k"]
+    squares: Scalar
+    rows: Scalar
 
 
 class AbstractHead(eqx.Module):
@@ -216,11 +248,12 @@ class SparseHead(AbstractProcess):
     noise_floor: Scalar
     inducing: Float[Array, "M d"]
     present: Float[Array, " M"]
+    jitter: Scalar = INDUCING_JITTER
 
     def gram(self) -> Matrix:
         """Return the jittered Gram matrix of the inducing points; padding is orthogonal to all."""
         gram = self.unit.gram(self.inducing) * self.present * self.present[:, None]
-        return gram + jnp.diag(1 - self.present + INDUCING_JITTER)
+        return gram + jnp.diag(1 - self.present + self.jitter)
 
     def cross(self, q: Points) -> Matrix:
         """Return k(q, inducing), shape (n, M)."""
@@ -246,13 +279,25 @@ class SparseHead(AbstractProcess):
 
     def condition(self, flow: Flow, rows: Batch) -> Posterior:
         """Return the posterior given the rows."""
+        return self.posterior(self.spectrum(flow, rows))
+
+    def first(self, count: int, jitter: Scalar) -> SparseHead:
+        """Return the head with its first inducing points alone, and another jitter."""
+        leaves = [self.inducing[:count], self.present[:count], jitter]
+        return eqx.tree_at(lambda h: [h.inducing, h.present, h.jitter], self, leaves)
+
+    def spectrum(self, flow: Flow, rows: Batch) -> Spectrum:
+        """Return the rows as the inducing points see them."""
         Li = inverse_root(self.gram())
-        TT, TY, _, _ = self.moments(Li, flow, rows)
-        a, s = self.amplitude, self.noise
-        values, Q = jnp.linalg.eigh((a / s) * TT)
-        values = jnp.maximum(values, 0.0)
-        P = Q.T @ Li
-        dual = (a / s) * (P.T @ ((Q.T @ TY) / (1 + values)[:, None]))
+        TT, TY, squares, _ = self.moments(Li, flow, rows)
+        values, Q = jnp.linalg.eigh(TT)
+        return Spectrum(Q.T @ Li, jnp.maximum(values, 0.0), Q.T @ TY, squares, rows.weight.sum())
+
+    def posterior(self, spectrum: Spectrum) -> Posterior:
+        """Return the posterior given the rows of a spectrum."""
+        a, s, P = self.amplitude, self.noise, spectrum.directions
+        values = (a / s) * spectrum.values
+        dual = (a / s) * (P.T @ (spectrum.targets / (1 + values)[:, None]))
         factor = jnp.sqrt(a * values / (1 + values))[:, None] * P
         return Posterior(self.unit, self.inducing, dual, factor, a, s, self.present)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ideareg._rows import Rows, bucket, centres, column_bucket, draw, pad
 from ideareg._types import Result
 from ideareg.blocks import Warp
+from ideareg.inducing import conclude_with, joining
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractKernel, Kernel
 from ideareg.ledger import ledger, of_flow
@@ -226,6 +227,15 @@ class Assembler:
         free["inducing"] = np.repeat(present[:, None], d, axis=1)
         return head, replace(zeros(head), **free)
 
+    def joining(self, total: int, random: np.random.RandomState) -> tuple[Floats, Floats] | None:
+        """Return rows that join the inducing points, and 1 for each, of ``total`` rows, if any."""
+        settings = self.settings
+        if self.exact or settings.n_inducing or isinstance(settings.loss, AbstractPointwise):
+            return None
+        count = joining(total, self.n_inducing)
+        X = self.batch.X[: len(self.rows)][draw(len(self.rows), count, random)]
+        return (pad(X, count), pad(np.ones(len(X)), count)) if count else None
+
     @property
     def exact(self) -> bool:
         """Whether every row is a centre of the head."""
@@ -311,7 +321,6 @@ def fit_warps(
     seed, n = int(random.randint(2**31 - 1)), len(rows)
     pool = candidates(settings, n)
     capacity = capacity_for(settings, n)
-    everything = sums.everything
     fit = partial(fit_reported, settings, report, evaluator=sums.evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
@@ -320,17 +329,17 @@ def fit_warps(
     elif len(pool) > 1:
         selection = _select(rows, settings, random, pool, capacity, seed, fit)
         if selection.interrupted is not None:
-            return _interrupted(everything or batch(rows, settings), settings, selection)
+            return _interrupted(sums.everything or batch(rows, settings), settings, selection)
         weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
 
     # Every row conditions the head; the descents see as many as settle what they learn.
     most = n if settings.control_rows else settings.training_rows
     seen = rows.take(draw(n, most, random))
     assembler = Assembler(seen, settings, seed, capacity)
-    if everything is None:
-        everything = assembler.batch if len(seen) == n else batch(rows, settings)
+    everything = sums.everything or (assembler.batch if len(seen) == n else batch(rows, settings))
     sample = sums.share(assembler.batch)
     finish = partial(_finish, rows=everything, seen=sample, settings=settings)
+    joined = assembler.joining(len(everything.X), random)
     warps: list[FittedWarp] = []
     result, iterations = Result.converged, 0
     for j, (candidate, weight) in enumerate(zip(pool, weights, strict=True)):
@@ -350,9 +359,9 @@ def fit_warps(
         iterations += descent.iterations
         result = max(result, descent.result)
         try:
-            warps.append(finish(descent, candidate.nu, float(weight)))
+            warps.append(finish(descent, candidate.nu, float(weight), joined=joined))
         except KeyboardInterrupt:
-            # The descent is worth more than the moment it takes to finish.
+            # The descent is worth more than the moment it takes to finish with what it learned.
             warps.append(finish(descent, candidate.nu, float(weight)))
             result = Result.interrupted
         if result is Result.interrupted:
@@ -396,19 +405,32 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
 
 
 def _finish(
-    descent: Descent, nu: float, weight: float, *, rows: Batch, seen: Batch, settings: Settings
-) -> FittedWarp:
-    """Condition the head of a descent, which has ``seen`` some of the rows, on all of them."""
+    descent: Descent, nu: float, weight: float, *, rows: Batch, seen: Batch, settings: Settings,
+    joined: tuple[Floats, Floats] | None = None,
+) -> FittedWarp:  # fmt: skip
+    """Condition the head of a descent, which has ``seen`` some of the rows, on all of them.
+
+    The points of ``joined``, with their presence, join what the descent learned.
+    """
     few = float(seen.weight.sum()) < float(rows.weight.sum())
-    fitted = conclude(descent.model, rows, settings.loss, seen if few else None)
+    model, sample = descent.model, seen if few else None
+    if joined is None:
+        fitted = conclude(model, rows, settings.loss, sample)
+    else:
+        learn = settings.learn_head
+        model, fitted = conclude_with(model, rows, *joined, learn=learn, sample=sample)
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
-    model, predictor = jax.tree.map(np.asarray, (descent.model, fitted))
+    model, predictor = jax.tree.map(np.asarray, (model, fitted))
     return FittedWarp(model, predictor, nu, weight, books, descent.history)
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:
+    first = problem.model.head
+    if isinstance(model.head, SparseHead) and isinstance(first, SparseHead):
+        # Rows that joined the inducing points later are no part of a descent.
+        model = Model(model.warp, model.head.first(len(first.inducing), first.jitter))
     shapes = [np.shape(a) for a in jax.tree.leaves(problem.model)]
     if shapes != [np.shape(a) for a in jax.tree.leaves(model)]:
         raise ValueError(

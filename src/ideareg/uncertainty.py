@@ -31,6 +31,7 @@ from ideareg.readout import (
     AbstractProcess,
     Batch,
     Posterior,
+    SparseHead,
     sum_over_tiles,
 )
 from ideareg.shooting import Trajectory
@@ -119,15 +120,25 @@ def conclude(
         posterior, _ = head.least(loss, warp.along(trajectory), rows)
         return Predictor(warp, trajectory, posterior, no_spread(trajectory, posterior))
 
-    D, trajectory = _shot(warp)
+    D, trajectory = shot(warp)
     posterior = head.condition(warp.along(trajectory), rows)
+    jitter = head.jitter if isinstance(head, SparseHead) else INDUCING_JITTER
+    return measured(warp, trajectory, D, posterior, rows, sample, jitter)
+
+
+def measured(
+    warp: Warp, trajectory: Trajectory, D: Float[Array, "S R"], posterior: Posterior,
+    rows: Batch, sample: Batch | None, jitter: Scalar,
+) -> Predictor:  # fmt: skip
+    """Return the predictor with the spread of its warp, measured on the sample if there is one."""
     if sample is not None:
         share = rows.weight.sum() / sample.weight.sum()
         rows = sample._replace(weight=share * sample.weight)
-    return Predictor(warp, trajectory, posterior, laplace(warp, trajectory, D, posterior, rows))
+    spread = laplace(warp, trajectory, D, posterior, rows, jitter)
+    return Predictor(warp, trajectory, posterior, spread)
 
 
-def _shot(warp: Warp) -> tuple[Float[Array, "S R"], Trajectory]:
+def shot(warp: Warp) -> tuple[Float[Array, "S R"], Trajectory]:
     """Return the derivative of the stages by the momentum z, and the trajectory."""
 
     def stages(z: Array) -> tuple[Array, Trajectory]:
@@ -138,7 +149,7 @@ def _shot(warp: Warp) -> tuple[Float[Array, "S R"], Trajectory]:
     return D.reshape(-1, warp.momentum.size), trajectory
 
 
-_shot_jit = jax.jit(_shot)
+_shot = jax.jit(shot)
 
 
 def at_depth(fitted: Predictor, depth: int) -> Predictor:
@@ -150,7 +161,7 @@ def at_depth(fitted: Predictor, depth: int) -> Predictor:
     if fitted.warp.depth in (0, depth):
         return fitted
     warp = fitted.warp.at_depth(depth)
-    (before, _), (after, trajectory) = _shot_jit(fitted.warp), _shot_jit(warp)
+    (before, _), (after, trajectory) = _shot(fitted.warp), _shot(warp)
     # What the posterior says of z, read off its effect on the stages.
     root = np.linalg.lstsq(np.asarray(before), np.asarray(fitted.spread.stages))[0]
     spread = eqx.tree_at(lambda s: s.stages, fitted.spread, np.asarray(after) @ root)
@@ -166,15 +177,16 @@ def no_spread(trajectory: Trajectory, posterior: Posterior) -> WarpPosterior:
 
 
 def laplace(
-    warp: Warp, trajectory: Trajectory, D: Float[Array, "S R"], posterior: Posterior, rows: Batch
-) -> WarpPosterior:
+    warp: Warp, trajectory: Trajectory, D: Float[Array, "S R"], posterior: Posterior, rows: Batch,
+    jitter: Scalar = INDUCING_JITTER,
+) -> WarpPosterior:  # fmt: skip
     """Return the posterior of the warp, with D the derivative of its stages by its momentum."""
     flow, outputs = warp.along(trajectory), rows.Y.shape[1]
     s, a = posterior.noise, posterior.amplitude
 
     present = posterior.present
     gram = posterior.kernel.gram(posterior.points) * present * present[:, None]
-    Li = inverse_root(gram + jnp.diag(1 - present + INDUCING_JITTER))
+    Li = inverse_root(gram + jnp.diag(1 - present + jitter))
 
     def sums(tile: Batch) -> tuple[Array, Array, Array]:
         T = posterior.cross(flow(tile.X)) @ Li.T

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ideareg._numerics import scoped
 from ideareg._rows import pad
-from ideareg.readout import INDUCING_JITTER, SparseHead
+from ideareg.readout import SparseHead
 from ideareg.robustness import (
     attacked_radius,
     bounds,
@@ -179,6 +179,6 @@ class RobustnessMixin:
         return {
             "flow": r,
             "whitening": r + jitter,
-            "inducing": INDUCING_JITTER if isinstance(model.head, SparseHead) else 0.0,
+            "inducing": float(model.head.jitter) if isinstance(model.head, SparseHead) else 0.0,
             "head": float(model.head.noise),
         }

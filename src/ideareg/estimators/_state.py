@@ -232,7 +232,7 @@ def _skeleton(
         coefficients = np.ones((M, R)), np.ones((R, k)), np.ones(k)
         head = PrimalHead(*common, np.ones((M, width)), np.ones(M), *coefficients)
     elif kind == "sparse":
-        head = SparseHead(*common, centres, present)
+        head = SparseHead(*common, centres, present, one)
     elif kind == "exact":
         head = ExactHead(*common)
     else:

