@@ -69,6 +69,7 @@ ORDER = [
     "convolution",
     "views",
     "nystrom",
+    "noise",
     "refinement",
     "kernelmachine",
     "estimators",
