@@ -36,7 +36,8 @@ def quiet(x):
 
 
 def model(**changes):
-    return HeteroscedasticRegressor(WarpingRegressor(**PLAIN), **{"random_state": 0, **changes})
+    small = {"noise_regressor": WarpingRegressor(**PLAIN), "n_folds": 3, "random_state": 0}
+    return HeteroscedasticRegressor(WarpingRegressor(**PLAIN), **{**small, **changes})
 
 
 X, Y = table()
@@ -100,7 +101,7 @@ def test_constant_noise_is_the_plain_regressor(constant):
 
 
 def test_seldom_is_constant_noise_taken_for_varying():
-    found = [model(n_rounds=1).fit(*table(60, seed, quiet)).noise_share_ for seed in range(6)]
+    found = [model(n_rounds=1).fit(*table(60, seed, quiet)).noise_share_ for seed in range(4)]
     assert np.count_nonzero(found) <= 1
 
 
@@ -172,12 +173,6 @@ def test_figures_and_scores_take_it(varying):
 # ---------------------------------------------------------------- same data, same model
 
 
-def test_random_state_decides(varying):
-    again = clone(varying).fit(X, Y)
-    np.testing.assert_array_equal(again.noise_std(AT), varying.noise_std(AT))
-    np.testing.assert_array_equal(again.predict(AT), varying.predict(AT))
-
-
 def test_order_and_weight_of_rows():
     count = np.random.default_rng(0).integers(0, 3, 80)
     x, y = X[:80], Y[:80]
@@ -189,11 +184,13 @@ def test_order_and_weight_of_rows():
 
 
 def test_frames_copies_and_files(varying, constant, tmp_path):
+    """Two fits with one random state agree to the last bit."""
     frame = pd.DataFrame({"x": X[:, 0]})
     named = model().fit(frame, pd.Series(Y))
     assert named.feature_names_in_.tolist() == ["x"]
     at = pd.DataFrame({"x": AT[:, 0]})
     np.testing.assert_array_equal(named.predict(at), varying.predict(AT))
+    np.testing.assert_array_equal(named.noise_std(at), varying.noise_std(AT))
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(varying)).noise_std(AT), varying.noise_std(AT)
     )
@@ -255,6 +252,7 @@ def test_interruption_leaves_constant_noise(calls):
     assert np.isfinite(stopped.predict(AT, return_std=True)).all()
 
 
+@pytest.mark.slow
 def test_a_stack_of_warps_has_varying_noise():
     """Selection, warps, and a noise that warps too."""
     small = {"n_control_points": (3, 4), "depth": 2, "max_iter": 8, "n_folds": 2, "verbose": 0}
@@ -269,6 +267,12 @@ def test_a_stack_of_warps_has_varying_noise():
     assert both.regressor_.get_params()["nu"] == (np.inf, 5.0)
 
 
-@parametrize_with_checks([HeteroscedasticRegressor(WarpingRegressor(nu=np.inf, max_iter=20))])
+PLAINEST = WarpingRegressor(nu=np.inf, max_iter=5)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [HeteroscedasticRegressor(PLAINEST, noise_regressor=PLAINEST, n_folds=2, n_rounds=1)]
+)
 def test_contract(estimator, check):
     check(estimator)

@@ -143,7 +143,8 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
         """
         check_integer("n_folds", self.n_folds, 2)
         check_integer("n_rounds", self.n_rounds, 1)
-        if len(np.shape(y)) == 2 and np.shape(y)[1] > 1:
+        outputs = getattr(y, "shape", np.shape(y) if isinstance(y, list | tuple) else ())[1:]
+        if outputs and outputs[0] > 1:
             raise ValueError(
                 "y: each output has a noise of its own, and this takes one; wrap it in "
                 "sklearn.multioutput.MultiOutputRegressor."
