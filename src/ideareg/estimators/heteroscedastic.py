@@ -81,8 +81,11 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
 
     Notes
     -----
-    Without a warp of the noise, the cost is about ``n_folds`` descents a round and two selections
-    more than a `WarpingRegressor`'s one. The uncertainty of g itself is not part of predictions.
+    It costs two fits of the regressor, and for each round and fold one descent of it and two of
+    the noise. The uncertainty of g itself is no part of predictions.
+
+    Residuals cannot tell noise from what the regressor misfits. Where it misfits much in places and
+    there is hardly any noise, the weights may trade squared error for density.
 
     References
     ----------
@@ -99,7 +102,7 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
     >>> plain = WarpingRegressor(nu=np.inf)
     >>> model = HeteroscedasticRegressor(plain, random_state=0).fit(X, y)
     >>> quiet, loud = model.noise_std([[0.1], [0.9]])
-    >>> 2 * quiet < loud
+    >>> bool(2 * quiet < loud)
     True
     """
 
