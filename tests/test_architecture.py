@@ -70,6 +70,7 @@ ORDER = [
     "convolution",
     "views",
     "nystrom",
+    "noise",
     "refinement",
     "kernelmachine",
     "estimators",

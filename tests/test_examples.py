@@ -80,6 +80,16 @@ def test_a_gap_in_one_input(name, file, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_varying_noise(tmp_path, capsys):
+    example = load("plot_varying_noise")
+    example.main(["--rows", "120", "--max-iter", "30", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    constant, varying = map(float, re.findall(r"log-likelihood ([-\d.]+);", said))
+    assert varying > constant + 0.1
+    assert (tmp_path / "varying_noise.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_laplace_beside_the_sampler(tmp_path, capsys):
     pytest.importorskip("blackjax", reason="the optional sampler is not installed")
     X = np.linspace(0, 1, 40)[:, None]

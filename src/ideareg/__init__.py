@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ideareg import kernels
     from ideareg.blocks import Warp
     from ideareg.estimators import (
+        HeteroscedasticRegressor,
         REMClassifier,
         REMRegressor,
         WarpingClassifier,
@@ -33,6 +34,7 @@ __all__ = [
     "Flow",
     "Formation",
     "Hamiltonian",
+    "HeteroscedasticRegressor",
     "LeastAction",
     "Map",
     "ModelFileError",
@@ -62,6 +64,7 @@ _HOMES = {
     "Flow": "formation",
     "Formation": "formation",
     "Hamiltonian": "hamiltonian",
+    "HeteroscedasticRegressor": "estimators",
     "LeastAction": "leastaction",
     "Map": "formation",
     "ModelFileError": "persistence",

@@ -234,8 +234,9 @@ def pad(A: Floats, size: int, axis: int = 0) -> Floats:
 def centres(X: Floats, weight: Floats, count: int, seed: int) -> Floats:
     """Return at most ``count`` weighted k-means centres of the rows of ``X``.
 
-    One thread, so that sums have one order and the answer one value.
+    One thread, so that sums have one order and the answer one value. Rows of weight 0 are none.
     """
+    X, weight = X[weight > 0], weight[weight > 0]
     distinct = np.unique(X, axis=0)
     if len(distinct) <= count:
         return distinct

@@ -44,6 +44,10 @@ CHECKPOINT = "Checkpoint"
 LOADERS = {
     "WarpingRegressor": ("ideareg.estimators.warping", "WarpingRegressor.from_state"),
     "WarpingClassifier": ("ideareg.estimators.classifier", "WarpingClassifier.from_state"),
+    "HeteroscedasticRegressor": (
+        "ideareg.estimators.heteroscedastic",
+        "HeteroscedasticRegressor.from_state",
+    ),
     "REMClassifier": ("ideareg.estimators.rem", "REMClassifier.from_state"),
     "REMRegressor": ("ideareg.estimators.rem", "REMRegressor.from_state"),
     "TablePipeline": ("ideareg.tables", "pipeline_from_state"),
@@ -280,8 +284,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    WarpingRegressor, WarpingClassifier, REMClassifier, REMRegressor, Registration or
-    sklearn.pipeline.Pipeline
+    WarpingRegressor, HeteroscedasticRegressor, WarpingClassifier, REMClassifier, REMRegressor,
+    Registration or sklearn.pipeline.Pipeline
         The fitted model. No code in the file is run, and none of the training code is needed.
 
     Raises

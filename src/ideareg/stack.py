@@ -73,9 +73,12 @@ class Stack(NamedTuple):
         each = normal_log_density(Y, means, variances).sum(-1)
         return logsumexp(each + np.log(self.weights)[:, None], axis=0)
 
-    def mixture(self, Z: Floats) -> Mixture:
-        """Return the distribution of an observation at each row, of shape (n, k)."""
-        means, variances = self._each(Z)
+    def mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture:
+        """Return the distribution of an observation at each row, of shape (n, k).
+
+        Its noise variance is ``ratio``, a number or (n, 1), times that of each warp.
+        """
+        means, variances = self._each(Z, ratio)
         return Mixture(self.weights, means, np.sqrt(variances))
 
     def sample(self, Z: Floats, count: int, random: np.random.RandomState) -> Floats:
@@ -88,8 +91,8 @@ class Stack(NamedTuple):
             draws.append(np.stack(columns, axis=1))
         return np.concatenate(draws, axis=2)[:, :, random.permutation(count)]
 
-    def _each(self, Z: Floats) -> tuple[Floats, Floats]:
-        pairs = [_moments(w, Z) for w in self.warps]
+    def _each(self, Z: Floats, ratio: Floats | float = 1.0) -> tuple[Floats, Floats]:
+        pairs = [_moments(w, Z, ratio) for w in self.warps]
         return np.stack([mean for mean, _ in pairs]), np.stack([v for _, v in pairs])
 
 
@@ -97,12 +100,12 @@ def _mean(w: FittedWarp, Z: Floats) -> Floats:
     return in_chunks(lambda X: (predict_mean(w.predictor, X),), Z)[0]
 
 
-def _moments(w: FittedWarp, Z: Floats) -> tuple[Floats, Floats]:
+def _moments(w: FittedWarp, Z: Floats, ratio: Floats | float) -> tuple[Floats, Floats]:
     def moments(X: Floats) -> Any:
         return predict_moments(w.predictor, X)
 
     mean, variance = in_chunks(moments, Z, CHUNK_SPREAD)
-    return mean, variance + float(w.predictor.posterior.noise)
+    return mean, variance + ratio * float(w.predictor.posterior.noise)
 
 
 def _covariance(w: FittedWarp, Z: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,73 @@ from ideareg.stack import Stack
 Floats = NDArray[np.float64]
 
 
-class PredictiveMixin:
+class MixtureMixin:
+    """What follows from ``predict_mixture``: intervals, quantiles, and scores."""
+
+    @abc.abstractmethod
+    def predict_mixture(self, X: ArrayLike) -> Mixture:
+        """Return the distribution of a new observation at each row."""
+
+    def predict_interval(self, X: ArrayLike, level: float = 0.9) -> tuple[Floats, Floats]:
+        """Return the ends of the central interval of a new observation.
+
+        Exact quantiles of the mixture: noise, head, warp, and disagreement within the stack.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        level : float, default=0.9
+            Probability of the interval.
+
+        Returns
+        -------
+        low, high : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+
+        Raises
+        ------
+        ValueError
+            If the level is not between 0 and 1, or the loss has no predictive distribution.
+        """
+        return self.predict_mixture(X).interval(level)
+
+    def predict_quantiles(self, X: ArrayLike, quantiles: ArrayLike = (0.05, 0.5, 0.95)) -> Floats:
+        """Return quantiles of a new observation.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        quantiles : array-like of shape (q,), default=(0.05, 0.5, 0.95)
+            Between 0 and 1.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, q) or (n_samples, n_outputs, q)
+
+        Raises
+        ------
+        ValueError
+            If a quantile is not between 0 and 1, or the loss has no predictive distribution.
+        """
+        return np.moveaxis(self.predict_mixture(X).quantile(np.atleast_1d(quantiles)), 0, -1)
+
+    def pit(self, X: ArrayLike, y: ArrayLike) -> Floats:
+        """Return F(y), the predicted probability of an observation below each target.
+
+        Uniform between 0 and 1 where the model is honest; see `ideareg.calibration`. Shaped like
+        the prediction.
+        """
+        return self.predict_mixture(X).pit(y)
+
+    def crps(self, X: ArrayLike, y: ArrayLike) -> Floats:
+        """Return the continuous ranked probability score of each target, in its units.
+
+        Smaller is better; for a prediction without doubt it is the absolute error. Shaped like the
+        prediction.
+        """
+        return self.predict_mixture(X).crps(y)
+
+
+class PredictiveMixin(MixtureMixin):
     """The predictive distribution of a stack of warps: at each row a mixture of normals."""
 
     warps_: list[FittedWarp]
@@ -92,65 +159,11 @@ class PredictiveMixin:
             If the loss has no predictive distribution.
         """
         self._check_density()
-        weight, mean, std = Stack(self.warps_).mixture(self._inputs(X))
+        return self._mixture(self._inputs(X))
+
+    def _mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture:
+        """Return the mixture at standardised rows; see `Stack.mixture` for the ratio."""
+        weight, mean, std = Stack(self.warps_).mixture(Z, ratio)
         means = [self._targets(each) for each in mean]
         stds = [self._shaped(each * self._scale_y.scale) for each in std]
         return Mixture(weight, np.stack(means), np.stack(stds))
-
-    def predict_interval(self, X: ArrayLike, level: float = 0.9) -> tuple[Floats, Floats]:
-        """Return the ends of the central interval of a new observation.
-
-        Exact quantiles of the mixture: noise, head, warp, and disagreement within the stack.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        level : float, default=0.9
-            Probability of the interval.
-
-        Returns
-        -------
-        low, high : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-
-        Raises
-        ------
-        ValueError
-            If the level is not between 0 and 1, or the loss has no predictive distribution.
-        """
-        return self.predict_mixture(X).interval(level)
-
-    def predict_quantiles(self, X: ArrayLike, quantiles: ArrayLike = (0.05, 0.5, 0.95)) -> Floats:
-        """Return quantiles of a new observation.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        quantiles : array-like of shape (q,), default=(0.05, 0.5, 0.95)
-            Between 0 and 1.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, q) or (n_samples, n_outputs, q)
-
-        Raises
-        ------
-        ValueError
-            If a quantile is not between 0 and 1, or the loss has no predictive distribution.
-        """
-        return np.moveaxis(self.predict_mixture(X).quantile(np.atleast_1d(quantiles)), 0, -1)
-
-    def pit(self, X: ArrayLike, y: ArrayLike) -> Floats:
-        """Return F(y), the predicted probability of an observation below each target.
-
-        Uniform between 0 and 1 where the model is honest; see `ideareg.calibration`. Shaped like
-        the prediction.
-        """
-        return self.predict_mixture(X).pit(y)
-
-    def crps(self, X: ArrayLike, y: ArrayLike) -> Floats:
-        """Return the continuous ranked probability score of each target, in its units.
-
-        Smaller is better; for a prediction without doubt it is the absolute error. Shaped like the
-        prediction.
-        """
-        return self.predict_mixture(X).crps(y)
