@@ -28,7 +28,7 @@ from ideareg.calibration import Mixture
 INDUCING = 500  # of the sparse process
 DEEP_INDUCING, HIDDEN, SAMPLES = 128, 10, 10  # of the deep one, each layer
 BATCH, PREDICTED = 1024, 1024
-RATE, STEPS = 0.01, 3000
+RATE, STEPS = 0.01, 2000
 
 
 class _Sparse(ApproximateGP):

@@ -151,7 +151,7 @@ def reach(
     name: Annotated[str, typer.Option("--set", help="The set.")] = "kin8nm",
     split: Annotated[int, typer.Option(min=0, help="The split.")] = 0,
     rmse: Annotated[float, typer.Option(help="The error to come to.")] = 0.065,
-    minutes: Annotated[float, typer.Option(help="Of training, at most.")] = 30.0,
+    minutes: Annotated[float, typer.Option(min=0, help="Of training, at most.")] = 30.0,
 ) -> None:
     """Seconds until GPyTorch's deep Gaussian process is at an error on the test rows.
 
