@@ -20,7 +20,7 @@ NOISE = 0.1
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     if find_spec("gpytorch"):
-        for name, value in {"INDUCING": 40, "DEEP_INDUCING": 20, "HIDDEN": 3, "SAMPLES": 4}.items():
+        for name, value in {"INDUCING": 40, "DEEP_INDUCING": 20, "SAMPLES": 4}.items():
             monkeypatch.setattr(f"ideareg.bench.variational.{name}", value)
 
 

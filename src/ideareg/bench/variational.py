@@ -26,7 +26,8 @@ from gpytorch.variational import CholeskyVariationalDistribution, VariationalStr
 from ideareg.calibration import Mixture
 
 INDUCING = 500  # of the sparse process
-DEEP_INDUCING, HIDDEN, SAMPLES = 128, 10, 10  # of the deep one, each layer
+DEEP_INDUCING, SAMPLES = 128, 10  # of each layer of the deep one; of the hidden layer
+START = 1e-2  # the hidden layer's first deviation, whitened
 BATCH, PREDICTED = 1024, 1024
 RATE, STEPS = 0.01, 2000
 
@@ -47,12 +48,13 @@ class _Sparse(ApproximateGP):
 class _Layer(DeepGPLayer):
     """``outputs`` independent processes on the same inputs; one without an axis if it is None."""
 
-    def __init__(self, inputs: int, outputs: int | None) -> None:
+    def __init__(self, points: torch.Tensor, outputs: int | None, mean: Any) -> None:
+        n, inputs = points.shape
         batch = torch.Size([] if outputs is None else [outputs])
-        points = torch.randn(*batch, DEEP_INDUCING, inputs)
-        inner = CholeskyVariationalDistribution(DEEP_INDUCING, batch_shape=batch)
-        super().__init__(VariationalStrategy(self, points, inner), inputs, outputs)
-        self.mean = ConstantMean() if outputs is None else LinearMean(inputs)
+        inner = CholeskyVariationalDistribution(n, batch_shape=batch)
+        strategy = VariationalStrategy(self, points.repeat(*batch, 1, 1), inner)
+        super().__init__(strategy, inputs, outputs)
+        self.mean = mean
         lengths = RBFKernel(batch_shape=batch, ard_num_dims=inputs)
         self.kernel = ScaleKernel(lengths, batch_shape=batch)
 
@@ -61,11 +63,18 @@ class _Layer(DeepGPLayer):
 
 
 class _Deep(DeepGP):
-    """Two layers: ten processes with linear means, and one on top."""
+    """Two layers: a process for each column, which starts as the column, and one on top."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, points: torch.Tensor) -> None:
         super().__init__()
-        self.hidden, self.top = _Layer(inputs, HIDDEN), _Layer(HIDDEN, None)
+        d = points.shape[1]
+        mean = LinearMean(d, batch_shape=torch.Size([d]))
+        mean.weights.data = torch.eye(d)[:, :, None]
+        mean.bias.data.zero_()
+        self.hidden, self.top = _Layer(points, d, mean), _Layer(points, None, ConstantMean())
+        inner = self.hidden.variational_strategy
+        inner.variational_params_initialized.fill_(1)  # or the first call starts it at the prior
+        inner._variational_distribution.chol_variational_covar.data.mul_(START)
 
     def forward(self, x: Any) -> Any:
         return self.top(self.hidden(x))
@@ -134,7 +143,7 @@ class SparseProcess:
         return Mixture(np.full(len(mean), 1 / len(mean)), mean, std)
 
     def _model(self, rows: torch.Tensor) -> Any:
-        return _Sparse(rows[torch.randperm(len(rows))[:INDUCING]])
+        return _Sparse(_some(rows, INDUCING))
 
     def _bound(self, n: int) -> Any:
         return VariationalELBO(self._likelihood, self._net, n)
@@ -147,7 +156,9 @@ class DeepProcess(SparseProcess):
     """A deep Gaussian process of two layers, doubly stochastic.
 
     The bound is that of `SparseProcess` with the divergences of both layers; ten samples of the
-    hidden layer estimate its expectation, and its forecast is the mixture over ten.
+    hidden layer estimate its expectation, and its forecast is the mixture over ten. As in the
+    paper the hidden layer starts near the identity, and inducing points at training rows: from
+    the random start of GPyTorch's example sets of a few hundred rows are not learnt.
 
     References
     ----------
@@ -156,10 +167,14 @@ class DeepProcess(SparseProcess):
     """
 
     def _model(self, rows: torch.Tensor) -> Any:
-        return _Deep(rows.shape[1])
+        return _Deep(_some(rows, DEEP_INDUCING))
 
     def _bound(self, n: int) -> Any:
         return DeepApproximateMLL(VariationalELBO(self._likelihood, self._net, n))
+
+
+def _some(rows: torch.Tensor, count: int) -> torch.Tensor:
+    return rows[torch.randperm(len(rows))[:count]]
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
