@@ -74,7 +74,7 @@ def test_parse_splits_refuses(text):
 
 
 def test_plan_leaves_out_a_process_that_is_too_large(folder):
-    tasks = UCI.plan(folder, ["yacht", "wine"], [0, 2], list(UCI.methods))
+    tasks = UCI.plan(folder, ["yacht", "wine"], [0, 2], UCI.chosen(""))
     assert len(tasks) == 2 * 3 + 2 * 2
     assert Task("wine", 2, "sklearn-gp") not in tasks
 
@@ -117,7 +117,7 @@ def test_file_that_is_no_archive(folder):
 
 def test_run_saves_each_result_and_goes_on(folder):
     path = folder / "results.json"
-    tasks = UCI.plan(folder, ["yacht"], [0], list(UCI.methods))
+    tasks = UCI.plan(folder, ["yacht"], [0], UCI.chosen(""))
     run = UCI.run(folder, tasks, json_path=path)
     first = next(run)
     assert UCI.read(path) == [first]

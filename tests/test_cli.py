@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ideareg import WarpingRegressor, load, persistence
-from ideareg.bench import registration
+from ideareg.bench import reach, registration
 from ideareg.cli import commands as cli
 
 FAILED = 2
@@ -359,6 +359,30 @@ def test_bench_leaves_out_peers_that_are_not_installed(folder, monkeypatch):
     assert result.exit_code == 0, result.output
     assert re.fullmatch(text, result.stderr)
     assert re.search(r"brains +ideareg +1 +", result.stdout) and "demons" not in result.stdout
+
+
+def test_bench_reach(folder, monkeypatch):
+    arguments = ("bench", "reach", "--data", ".", "--minutes", "0.5")
+    with monkeypatch.context() as bare:
+        bare.setattr("ideareg.bench.suite.find_spec", lambda name: None)
+        text = r"deep-gp: it needs gpytorch: pip install 'ideareg\[bench\]'"
+        assert_refused(ideareg(*arguments), text, folder)
+    monkeypatch.setattr("ideareg.bench.suite.find_spec", lambda name: True)
+    assert_refused(ideareg(*arguments), "there is no file uci_kin8nm.npz", folder)
+    X, mask = np.zeros((9, 2)), np.arange(9) < [[2]]
+    np.savez("uci_kin8nm.npz", X=X, y=X[:, 0], test_mask=mask)
+    monkeypatch.setattr(reach, "fitted", lambda case: reach.Point("ideareg", 10.0, len(case.y)))
+    limits = []
+
+    def trained(case, rmse, seconds):
+        limits.extend([rmse, seconds])
+        yield reach.Point("deep-gp", 25.0, 0.06)
+
+    monkeypatch.setattr(reach, "trained", trained)
+    result = ideareg(*arguments)
+    assert result.exit_code == 0, result.output
+    assert limits == [0.065, 30.0]
+    assert "not at 0.065: 7 after 10 s; deep-gp: RMSE 0.06 after 25 s, 2.5 times" in result.stdout
 
 
 def test_version():

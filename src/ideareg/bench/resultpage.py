@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SECONDS = Column("seconds", "seconds", 1)
 # Inches of a picture: a line for each set.
 WIDTH, LINE, MARGIN = 4.6, 0.3, 1.1
+MARKS = "os^"  # another one when all colours are taken
 
 
 def write(
@@ -40,7 +41,7 @@ def write(
         page.figure(
             partial(_marks, lines=lines, column=column),
             f"{column.heading} of each method on each set",
-            (WIDTH, MARGIN + LINE * len({line["set"] for line in lines})),
+            (WIDTH, _height(lines)),
         )
         for column in (*suite.columns, SECONDS)
     ]
@@ -65,6 +66,12 @@ def write(
     page.write_page(path, title, f"Mean ± standard error over {suite.unit}.", sections)
 
 
+def _height(lines: Sequence[dict[str, Any]]) -> float:
+    """Return the inches of a picture: methods beyond four need room below each other."""
+    sets, methods = ({line[name] for line in lines} for name in ("set", "method"))
+    return MARGIN + LINE * len(sets) * max(1.0, len(methods) / 4)
+
+
 def _marks(ax: Axes, lines: Sequence[dict[str, Any]], column: Column) -> None:
     """Draw one score: a line for each set, a mark for each method."""
     from matplotlib.ticker import LogLocator
@@ -74,6 +81,7 @@ def _marks(ax: Axes, lines: Sequence[dict[str, Any]], column: Column) -> None:
     by = {(line["set"], line["method"]): line[column.score] for line in lines}
     # Such a score has a scale of its own on every set.
     relative = column.digits > 0 and all(mean > 0 for mean, _ in by.values())
+    gap = min(0.12, 0.8 / len(methods))
     for place, method in enumerate(methods):
         found = [(i, *by[name, method]) for i, name in enumerate(sets) if (name, method) in by]
         scale = [
@@ -82,8 +90,9 @@ def _marks(ax: Axes, lines: Sequence[dict[str, Any]], column: Column) -> None:
         ]
         at, mean, error = np.array(found, dtype=float).T
         ax.errorbar(
-            mean / scale, at + 0.12 * place, xerr=np.nan_to_num(error) / np.abs(scale), fmt="o",
-            ms=4, lw=1, color=SERIES[place % len(SERIES)], label=method,
+            mean / scale, at + gap * place, xerr=np.nan_to_num(error) / np.abs(scale),
+            fmt=MARKS[place // len(SERIES) % len(MARKS)], ms=4, lw=1,
+            color=SERIES[place % len(SERIES)], label=method,
         )  # fmt: skip
     ax.set_yticks(range(len(sets)), sets)
     ax.invert_yaxis()

@@ -52,6 +52,11 @@ class DataSet(NamedTuple):
         """Return the training rows of a split as a mask (n,)."""
         return ~self.test_mask[split] if self.train_mask is None else self.train_mask[split]
 
+    def case(self, split: int, seconds: float | None = None) -> Case:
+        """Return the rows of a split, see `Case`."""
+        train, test = self.training(split), self.test_mask[split]
+        return Case(self.X[train], self.y[train], self.X[test], self.y[test], seconds)
+
 
 class Case(NamedTuple):
     """Training and test rows of one split, and the seconds of the first method if known."""
@@ -99,6 +104,8 @@ class Suite:
         The array of a file that holds the test rows of each split.
     needs : mapping
         Method -> the module of the optional package that it is of.
+    on_request : tuple of str
+        Methods that are run where they are named, or all are asked for.
     paced : tuple of str
         Methods that are given the seconds of the first one on the same split.
     unit : str
@@ -113,8 +120,16 @@ class Suite:
     largest: Mapping[str, int] = field(default_factory=dict)
     mask: str = "test_mask"
     needs: Mapping[str, str] = field(default_factory=dict)
+    on_request: tuple[str, ...] = ()
     paced: tuple[str, ...] = ()
     unit: str = "splits"
+
+    def chosen(self, text: str) -> list[str]:
+        """Return the methods that ``text`` names, split by commas; "all", or "" for the usual."""
+        if not text:
+            return [method for method in self.methods if method not in self.on_request]
+        names = [part.strip() for part in text.split(",")]
+        return list(self.methods) if names == ["all"] else names
 
     @contextlib.contextmanager
     def opened(self, folder: Folder, name: str, kind: str) -> Iterator[Any]:
@@ -246,9 +261,7 @@ class Suite:
         for task in unfinished(tasks, kept):
             if data is None or data[0] != task.set:
                 data = (task.set, self.load(folder, task.set))
-            X, y, test = data[1].X, data[1].y, data[1].test_mask[task.split]
-            train = data[1].training(task.split)
-            case = Case(X[train], y[train], X[test], y[test], self._pace(task, rows))
+            case = data[1].case(task.split, self._pace(task, rows))
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a peer's remarks on its own convergence

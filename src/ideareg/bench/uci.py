@@ -13,6 +13,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ideareg.bench import peers
 from ideareg.bench.suite import Case, Column, Suite, Task
 from ideareg.estimators.warping import WarpingRegressor
 from ideareg.report import held_out
@@ -27,10 +28,28 @@ def _gaussian_process(d: int) -> Any:
     )
 
 
+def _sparse_process(d: int) -> Any:
+    from ideareg.bench.variational import SparseProcess
+
+    return SparseProcess()
+
+
+def _deep_process(d: int) -> Any:
+    from ideareg.bench.variational import DeepProcess
+
+    return DeepProcess()
+
+
 METHODS: dict[str, Callable[[int], Any]] = {
     "ideareg": lambda d: WarpingRegressor(random_state=0),
     "head": lambda d: WarpingRegressor(random_state=0, nu=math.inf),
     "sklearn-gp": _gaussian_process,
+    "boosting": lambda d: peers.boosting(),
+    "forest": lambda d: peers.forest(),
+    "mlp": lambda d: peers.network(),
+    "xgboost": lambda d: peers.xgboost(),
+    "svgp": _sparse_process,
+    "deep-gp": _deep_process,
 }
 
 
@@ -72,6 +91,9 @@ UCI = Suite(
     score=score,
     distinct={"wine-distinct": "uci_wine_red", "protein-distinct": "uci_protein"},
     largest={"sklearn-gp": LARGEST_GP},
+    needs={"xgboost": "xgboost", "svgp": "gpytorch", "deep-gp": "gpytorch"},
+    # With all of them a run takes several times as long.
+    on_request=("boosting", "forest", "mlp", "xgboost", "svgp", "deep-gp"),
 )
 
 # Splits that hold out the middle third of one column's range each; boston has none.
