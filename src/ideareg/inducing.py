@@ -135,5 +135,5 @@ def _concluded(
     warp: Warp, head: SparseHead, D: Array, trajectory: Trajectory, spectrum: Spectrum,
     rows: Batch, sample: Batch | None,
 ) -> Predictor:  # fmt: skip
-    posterior = head.posterior(spectrum)
-    return measured(warp, trajectory, D, posterior, rows, sample, head.jitter)
+    posterior, undoing = head.posterior(spectrum), head.undoing(spectrum)
+    return measured(warp, trajectory, D, posterior, undoing, rows, sample)

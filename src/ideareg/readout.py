@@ -301,6 +301,14 @@ class SparseHead(AbstractProcess):
         factor = jnp.sqrt(a * values / (1 + values))[:, None] * P
         return Posterior(self.unit, self.inducing, dual, factor, a, s, self.present)
 
+    def undoing(self, spectrum: Spectrum) -> Matrix:
+        r"""Return H with :math:`H^TH = L^{-T}(s/a + T^TWT)^{-1}L^{-1}`.
+
+        What the head undoes of a change J of the regressor at the rows is :math:`|HK^TWJ|^2/s`.
+        """
+        r = self.amplitude / self.noise
+        return jnp.sqrt(r / (1 + r * spectrum.values))[:, None] * spectrum.directions
+
     def spread_dual(self, q: Points, Z: Matrix, rows: Batch) -> tuple[Points, Matrix, Array]:
         """Return the inducing points, through which the rows are seen."""
         Li = inverse_root(self.gram())

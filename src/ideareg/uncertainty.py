@@ -121,21 +121,36 @@ def conclude(
         return Predictor(warp, trajectory, posterior, no_spread(trajectory, posterior))
 
     D, trajectory = shot(warp)
-    posterior = head.condition(warp.along(trajectory), rows)
-    jitter = head.jitter if isinstance(head, SparseHead) else INDUCING_JITTER
-    return measured(warp, trajectory, D, posterior, rows, sample, jitter)
+    flow = warp.along(trajectory)
+    if isinstance(head, SparseHead):
+        spectrum = head.spectrum(flow, rows)
+        posterior, undoing = head.posterior(spectrum), head.undoing(spectrum)
+    else:
+        posterior = head.condition(flow, rows)
+        undoing = _undoing(posterior, rows)
+    return measured(warp, trajectory, D, posterior, undoing, rows, sample)
 
 
 def measured(
     warp: Warp, trajectory: Trajectory, D: Float[Array, "S R"], posterior: Posterior,
-    rows: Batch, sample: Batch | None, jitter: Scalar,
+    undoing: Float[Array, "M M"], rows: Batch, sample: Batch | None,
 ) -> Predictor:  # fmt: skip
     """Return the predictor with the spread of its warp, measured on the sample if there is one."""
     if sample is not None:
         share = rows.weight.sum() / sample.weight.sum()
         rows = sample._replace(weight=share * sample.weight)
-    spread = laplace(warp, trajectory, D, posterior, rows, jitter)
+    spread = laplace(warp, trajectory, D, posterior, undoing, rows)
     return Predictor(warp, trajectory, posterior, spread)
+
+
+def _undoing(posterior: Posterior, rows: Batch) -> Float[Array, "M M"]:
+    """Return what `SparseHead.undoing` does, of an exact head: the rows are its points."""
+    r, present = posterior.amplitude / posterior.noise, posterior.present
+    gram = posterior.kernel.gram(posterior.points) * present * present[:, None]
+    Li = inverse_root(gram + jnp.diag(1 - present + INDUCING_JITTER))
+    T = gram @ Li.T
+    B = jnp.eye(len(T)) + r * T.T @ (rows.weight[:, None] * T)
+    return jnp.sqrt(r) * inverse_root(B) @ Li
 
 
 def shot(warp: Warp) -> tuple[Float[Array, "S R"], Trajectory]:
@@ -177,35 +192,28 @@ def no_spread(trajectory: Trajectory, posterior: Posterior) -> WarpPosterior:
 
 
 def laplace(
-    warp: Warp, trajectory: Trajectory, D: Float[Array, "S R"], posterior: Posterior, rows: Batch,
-    jitter: Scalar = INDUCING_JITTER,
+    warp: Warp, trajectory: Trajectory, D: Float[Array, "S R"], posterior: Posterior,
+    undoing: Float[Array, "M M"], rows: Batch,
 ) -> WarpPosterior:  # fmt: skip
     """Return the posterior of the warp, with D the derivative of its stages by its momentum."""
     flow, outputs = warp.along(trajectory), rows.Y.shape[1]
-    s, a = posterior.noise, posterior.amplitude
 
-    present = posterior.present
-    gram = posterior.kernel.gram(posterior.points) * present * present[:, None]
-    Li = inverse_root(gram + jnp.diag(1 - present + jitter))
-
-    def sums(tile: Batch) -> tuple[Array, Array, Array]:
-        T = posterior.cross(flow(tile.X)) @ Li.T
-        weighted = tile.weight[:, None] * T
+    def sums(tile: Batch) -> tuple[Array, Array]:
         J = jnp.stack(
             [_row_gradients(warp, trajectory, posterior, tile.X, o) @ D for o in range(outputs)]
         )
-        JJ = jnp.einsum("onr,n,ons->rs", J, tile.weight, J)
-        return T.T @ weighted, jnp.einsum("nm,onr->omr", weighted, J), JJ
+        WJ = tile.weight[:, None] * J
+        K = posterior.cross(flow(tile.X))
+        return jnp.einsum("nm,onr->omr", K, WJ), jnp.einsum("onr,ons->rs", J, WJ)
 
-    TT, TJ, JJ = sum_over_tiles(sums, rows)
-    half = jnp.sqrt(a / s) * inverse_root(jnp.eye(len(TT)) + (a / s) * TT)
-    undone = [half @ M for M in TJ]
-    precision = jnp.eye(len(JJ)) + (JJ - sum(U.T @ U for U in undone)) / s
+    KJ, JJ = sum_over_tiles(sums, rows)
+    undone = [undoing @ M for M in KJ]
+    precision = jnp.eye(len(JJ)) + (JJ - sum(U.T @ U for U in undone)) / posterior.noise
     values, Q = jnp.linalg.eigh(precision)
     # The prior alone gives 1: anything less is rounding.
     values = jnp.maximum(values, 1.0)
     root = Q / jnp.sqrt(values)
-    head = jnp.stack([Li.T @ (half.T @ (U @ root)) for U in undone])
+    head = jnp.stack([undoing.T @ (U @ root) for U in undone])
     return WarpPosterior(D @ root, head, 0.5 * jnp.log(values).sum())
 
 
