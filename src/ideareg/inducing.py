@@ -49,7 +49,6 @@ def conclude_with(
     model: Model,
     rows: Batch,
     joined: Points,
-    present: Array,
     *,
     learn: bool,
     sample: Batch | None = None,
@@ -64,8 +63,6 @@ def conclude_with(
         All rows.
     joined : array, shape (m, d)
         Points that join the inducing ones, before the warp.
-    present : array, shape (m,)
-        0 for padding.
     learn : bool
         Choose amplitude and noise anew.
     sample : Batch, optional
@@ -77,7 +74,7 @@ def conclude_with(
         With the head that has all points; those of ``model`` come first.
     Predictor
     """
-    head, D, trajectory = _joined(model.warp, model.head, joined, present)
+    head, D, trajectory = _joined(model.warp, model.head, joined)
     spectrum = _seen(model.warp, trajectory, head, rows)
     if learn:
         head = most_likely(head, spectrum)
@@ -115,13 +112,11 @@ def most_likely(head: SparseHead, spectrum: Spectrum) -> SparseHead:
 
 
 @jax.jit
-def _joined(
-    warp: Warp, head: SparseHead, joined: Array, present: Array
-) -> tuple[SparseHead, Array, Trajectory]:
+def _joined(warp: Warp, head: SparseHead, joined: Array) -> tuple[SparseHead, Array, Trajectory]:
     D, trajectory = shot(warp)
     points = jnp.concatenate([head.inducing, warp.along(trajectory)(joined)])
-    there = jnp.concatenate([head.present, present])
-    leaves = [points, there, jnp.asarray(JITTER)]
+    present = jnp.concatenate([head.present, jnp.ones(len(joined))])
+    leaves = [points, present, jnp.asarray(JITTER)]
     return eqx.tree_at(lambda h: [h.inducing, h.present, h.jitter], head, leaves), D, trajectory
 
 
@@ -135,5 +130,5 @@ def _concluded(
     warp: Warp, head: SparseHead, D: Array, trajectory: Trajectory, spectrum: Spectrum,
     rows: Batch, sample: Batch | None,
 ) -> Predictor:  # fmt: skip
-    posterior, undoing = head.posterior(spectrum), head.undoing(spectrum)
+    posterior, undoing = head.posterior(spectrum)
     return measured(warp, trajectory, D, posterior, undoing, rows, sample)

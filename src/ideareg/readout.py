@@ -194,9 +194,17 @@ class AbstractProcess(AbstractHead):
     def terms(self, flow: Flow, rows: Batch) -> Terms:
         """Return what the losses are made of."""
 
-    @abc.abstractmethod
     def condition(self, flow: Flow, rows: Batch) -> Posterior:
         """Return the posterior given the rows."""
+        return self.conditioned(flow, rows)[0]
+
+    @abc.abstractmethod
+    def conditioned(self, flow: Flow, rows: Batch) -> tuple[Posterior, Matrix]:
+        r"""Return the posterior given the rows, and what it undoes of changes before it.
+
+        The latter is a matrix H: of a change J of the regressor at the rows the head undoes
+        :math:`|HK^TWJ|^2/s`, with K the kernel between the rows and its points.
+        """
 
     @abc.abstractmethod
     def similarity(self, q1: Points, q2: Points) -> Matrix:
@@ -217,17 +225,22 @@ class ExactHead(AbstractProcess):
         gram = self.unit.gram(flow(rows.X))
         return exact_terms(gram, rows.Y, rows.weight, self.amplitude, self.noise)
 
-    def condition(self, flow: Flow, rows: Batch) -> Posterior:
-        """Return the posterior given the rows."""
+    def conditioned(self, flow: Flow, rows: Batch) -> tuple[Posterior, Matrix]:
+        """Return the posterior given the rows, and what it undoes: the rows are its points."""
         q = flow(rows.X)
         root = jnp.sqrt(rows.weight)
         a, s = self.amplitude, self.noise
-        B = jnp.eye(len(q)) + (a / s) * root[:, None] * self.unit.gram(q) * root[None, :]
+        gram = self.unit.gram(q)
+        B = jnp.eye(len(q)) + (a / s) * root[:, None] * gram * root[None, :]
         L = jnp.linalg.cholesky(B)
         half = solve_triangular(L, jnp.diag(root), lower=True)
         dual = (a / s) * (half.T @ (half @ rows.Y))
         present = (rows.weight > 0).astype(a.dtype)
-        return Posterior(self.unit, q, dual, (a / jnp.sqrt(s)) * half, a, s, present)
+        posterior = Posterior(self.unit, q, dual, (a / jnp.sqrt(s)) * half, a, s, present)
+        gram = gram * present * present[:, None]
+        Li = inverse_root(gram + jnp.diag(1 - present + INDUCING_JITTER))
+        TT, _ = whitened_sums(Li, gram, rows.Y, rows.weight)
+        return posterior, jnp.sqrt(a / s) * inverse_root(jnp.eye(len(q)) + (a / s) * TT) @ Li
 
     def spread_dual(self, q: Points, Z: Matrix, rows: Batch) -> tuple[Points, Matrix, Array]:
         """Return the rows themselves."""
@@ -277,8 +290,8 @@ class SparseHead(AbstractProcess):
         moments = self.moments(Li, flow, rows)
         return sparse_terms(gram, Li, moments, self.amplitude, self.noise)
 
-    def condition(self, flow: Flow, rows: Batch) -> Posterior:
-        """Return the posterior given the rows."""
+    def conditioned(self, flow: Flow, rows: Batch) -> tuple[Posterior, Matrix]:
+        """Return the posterior given the rows, and what it undoes."""
         return self.posterior(self.spectrum(flow, rows))
 
     def first(self, count: int, jitter: Scalar) -> SparseHead:
@@ -293,21 +306,17 @@ class SparseHead(AbstractProcess):
         values, Q = jnp.linalg.eigh(TT)
         return Spectrum(Q.T @ Li, jnp.maximum(values, 0.0), Q.T @ TY, squares, rows.weight.sum())
 
-    def posterior(self, spectrum: Spectrum) -> Posterior:
-        """Return the posterior given the rows of a spectrum."""
+    def posterior(self, spectrum: Spectrum) -> tuple[Posterior, Matrix]:
+        r"""Return what `conditioned` does, from the spectrum of the rows.
+
+        Here :math:`H^TH=L^{-T}(s/a+T^TWT)^{-1}L^{-1}`.
+        """
         a, s, P = self.amplitude, self.noise, spectrum.directions
         values = (a / s) * spectrum.values
         dual = (a / s) * (P.T @ (spectrum.targets / (1 + values)[:, None]))
         factor = jnp.sqrt(a * values / (1 + values))[:, None] * P
-        return Posterior(self.unit, self.inducing, dual, factor, a, s, self.present)
-
-    def undoing(self, spectrum: Spectrum) -> Matrix:
-        r"""Return H with :math:`H^TH = L^{-T}(s/a + T^TWT)^{-1}L^{-1}`.
-
-        What the head undoes of a change J of the regressor at the rows is :math:`|HK^TWJ|^2/s`.
-        """
-        r = self.amplitude / self.noise
-        return jnp.sqrt(r / (1 + r * spectrum.values))[:, None] * spectrum.directions
+        posterior = Posterior(self.unit, self.inducing, dual, factor, a, s, self.present)
+        return posterior, jnp.sqrt((a / s) / (1 + values))[:, None] * P
 
     def spread_dual(self, q: Points, Z: Matrix, rows: Batch) -> tuple[Points, Matrix, Array]:
         """Return the inducing points, through which the rows are seen."""

@@ -227,14 +227,15 @@ class Assembler:
         free["inducing"] = np.repeat(present[:, None], d, axis=1)
         return head, replace(zeros(head), **free)
 
-    def joining(self, total: int, random: np.random.RandomState) -> tuple[Floats, Floats] | None:
-        """Return rows that join the inducing points, and 1 for each, of ``total`` rows, if any."""
+    def joining(self, total: int, random: np.random.RandomState) -> Floats | None:
+        """Return rows that join the inducing points, if any of ``total`` padded rows are to."""
         settings = self.settings
         if self.exact or settings.n_inducing or isinstance(settings.loss, AbstractPointwise):
             return None
         count = joining(total, self.n_inducing)
-        X = self.batch.X[: len(self.rows)][draw(len(self.rows), count, random)]
-        return (pad(X, count), pad(np.ones(len(X)), count)) if count else None
+        there = np.flatnonzero(self.rows.weight)
+        picked = there[draw(len(there), count, random)]
+        return np.asarray(self.batch.X)[picked] if count else None
 
     @property
     def exact(self) -> bool:
@@ -406,11 +407,11 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
 
 def _finish(
     descent: Descent, nu: float, weight: float, *, rows: Batch, seen: Batch, settings: Settings,
-    joined: tuple[Floats, Floats] | None = None,
+    joined: Floats | None = None,
 ) -> FittedWarp:  # fmt: skip
     """Condition the head of a descent, which has ``seen`` some of the rows, on all of them.
 
-    The points of ``joined``, with their presence, join what the descent learned.
+    The points of ``joined`` join those that the descent learned.
     """
     few = float(seen.weight.sum()) < float(rows.weight.sum())
     model, sample = descent.model, seen if few else None
@@ -418,7 +419,7 @@ def _finish(
         fitted = conclude(model, rows, settings.loss, sample)
     else:
         learn = settings.learn_head
-        model, fitted = conclude_with(model, rows, *joined, learn=learn, sample=sample)
+        model, fitted = conclude_with(model, rows, joined, learn=learn, sample=sample)
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.

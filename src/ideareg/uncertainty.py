@@ -24,16 +24,8 @@ from jaxtyping import Array, Float
 
 from ideareg._types import Points, Rows, Scalar, Solution
 from ideareg.blocks import Warp
-from ideareg.losses import inverse_root
 from ideareg.pointwise import AbstractPointwise
-from ideareg.readout import (
-    INDUCING_JITTER,
-    AbstractProcess,
-    Batch,
-    Posterior,
-    SparseHead,
-    sum_over_tiles,
-)
+from ideareg.readout import AbstractProcess, Batch, Posterior, sum_over_tiles
 from ideareg.shooting import Trajectory
 from ideareg.training import Model
 
@@ -121,13 +113,7 @@ def conclude(
         return Predictor(warp, trajectory, posterior, no_spread(trajectory, posterior))
 
     D, trajectory = shot(warp)
-    flow = warp.along(trajectory)
-    if isinstance(head, SparseHead):
-        spectrum = head.spectrum(flow, rows)
-        posterior, undoing = head.posterior(spectrum), head.undoing(spectrum)
-    else:
-        posterior = head.condition(flow, rows)
-        undoing = _undoing(posterior, rows)
+    posterior, undoing = head.conditioned(warp.along(trajectory), rows)
     return measured(warp, trajectory, D, posterior, undoing, rows, sample)
 
 
@@ -141,16 +127,6 @@ def measured(
         rows = sample._replace(weight=share * sample.weight)
     spread = laplace(warp, trajectory, D, posterior, undoing, rows)
     return Predictor(warp, trajectory, posterior, spread)
-
-
-def _undoing(posterior: Posterior, rows: Batch) -> Float[Array, "M M"]:
-    """Return what `SparseHead.undoing` does, of an exact head: the rows are its points."""
-    r, present = posterior.amplitude / posterior.noise, posterior.present
-    gram = posterior.kernel.gram(posterior.points) * present * present[:, None]
-    Li = inverse_root(gram + jnp.diag(1 - present + INDUCING_JITTER))
-    T = gram @ Li.T
-    B = jnp.eye(len(T)) + r * T.T @ (rows.weight[:, None] * T)
-    return jnp.sqrt(r) * inverse_root(B) @ Li
 
 
 def shot(warp: Warp) -> tuple[Float[Array, "S R"], Trajectory]:

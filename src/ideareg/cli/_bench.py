@@ -64,8 +64,8 @@ def uci(
     they are named, also scikit-learn's histogram gradient boosting, random forest and network
     (boosting, forest, mlp) and, with the extra bench, xgboost and GPyTorch's sparse and deep
     Gaussian processes (svgp, deep-gp: minutes a split). What predicts a point gets one normal error
-    from five folds. The sets wine-distinct and protein-distinct
-    keep one of equal rows; they are run where they are named.
+    from five folds. The sets wine-distinct and protein-distinct keep one of equal rows; they are
+    run where they are named.
     """
     every = "all" if gap else "0-4"
     _bench("uci_gap" if gap else "uci", data, sets, splits or every, methods, json, page, published)

@@ -83,7 +83,8 @@ class WarpingRegressor(
     n_inducing : int, default=None
         Number of inducing points of the sparse head, learned with the warp. None means a quarter of
         the rows in steps of 64, at least 128 and at most 256; when the head is conditioned, rows
-        drawn at random join them up to a quarter of the rows, 2048, or less beyond 238,000 rows.
+        drawn at random join them, up to about a quarter of the rows and 2048, fewer beyond
+        238,000 rows.
     loss : {"evidence", "squared", "optimal_recovery", "epsilon_insensitive"}, default="evidence"
         Negative log marginal likelihood, or the losses of the theory; the latter need
         ``learn_head=False``. The last is that of support vector regression: it takes one ``nu``,
