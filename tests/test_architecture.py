@@ -21,6 +21,7 @@ ORDER = [
     "_rows",
     "_numerics",
     "calibration",
+    "bent",
     "kernels.base",
     "kernels.scalar",
     "kernels.matrix",

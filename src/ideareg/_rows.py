@@ -140,6 +140,20 @@ class Scaling(NamedTuple):
         bent = np.where(self.varies, A * self.scale, 0.0) + self.mean
         return self.unit * yeo_johnson_inverse(bent, self.power)
 
+    @property
+    def bends(self) -> bool:
+        """Whether any column is bent, rather than moved and stretched."""
+        return bool((self.power != 1).any())
+
+    def log_slope(self, A: Floats) -> Floats:
+        """Return the logarithm of the slope of `forward` at the rows of ``A``, shaped like it.
+
+        It is what a log density of standardised targets gains in units of ``A``.
+        """
+        exponent = np.where(A >= 0, self.power, 2 - self.power)
+        bent = (exponent - 1) * np.log1p(np.abs(A / self.unit)) - np.log(self.unit)
+        return bent - np.log(self.scale)
+
     def steepest(self, A: Floats, radius: Floats) -> Floats:
         """Return the largest slope of `forward` within ``radius`` (n,) of the rows of ``A``.
 
