@@ -53,6 +53,7 @@ ORDER = [
     "robustness",
     "sparsity",
     "selection",
+    "assembly",
     "ledger",
     "recipe",
     "labels",

@@ -11,10 +11,13 @@ from scipy.stats import norm
 from ideareg._types import Result
 from ideareg.selection import (
     Candidate,
+    Selection,
     cross_validate,
+    either,
     folds,
     keep_heaviest,
     normal_log_density,
+    stacked,
     stacking_weights,
 )
 from ideareg.training import descend, pack
@@ -121,3 +124,28 @@ def test_interruption_hands_back_the_running_fit():
 
     selection, descents = run(sample(), interrupted)
     assert len(descents) == 1 and selection.interrupted is descents[0]
+
+
+def selection_of(density, weights, interrupted=None):
+    rows = np.ones(len(density))
+    names = [Candidate(1.0, j) for j in range(density.shape[1])]
+    return Selection(names, density, rows, np.asarray(weights), names, interrupted)
+
+
+@pytest.mark.parametrize("gain, bends", [(0.5, True), (0.1, False), (-0.5, False)])
+def test_a_bend_has_to_be_surely_better(gain, bends):
+    rng = np.random.default_rng(2)
+    density = rng.normal(size=(50, 2))
+    straight = selection_of(density, [0.3, 0.7])
+    slope = np.full(50, 4.0)
+    other = stacked(density, straight.weights) + gain + np.tile([1, -1], 25) - slope
+    found = either(straight, selection_of(other[:, None], [1.0]), slope)
+    assert found.weights.tolist() == ([0, 0, 1] if bends else [0.3, 0.7, 0])
+    assert len(found.candidates) == len(found.descents) == 3
+    np.testing.assert_allclose(found.density[:, 2], other + slope)
+
+
+def test_an_interrupted_bend_leaves_the_best_straight_fit():
+    straight = selection_of(np.zeros((5, 2)), [0.2, 0.8])
+    bent = selection_of(np.full((5, 1), np.nan), [0.0], interrupted="running")
+    assert either(straight, bent, np.zeros(5)).interrupted == straight.descents[1]

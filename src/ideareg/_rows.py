@@ -154,6 +154,11 @@ class Scaling(NamedTuple):
         bent = (exponent - 1) * np.log1p(np.abs(A / self.unit)) - np.log(self.unit)
         return bent - np.log(self.scale)
 
+    def unevenness(self, A: Floats, weight: Floats) -> float:
+        """Return how much `log_slope` differs between the rows of ``A``: 0 without a bend."""
+        share, slope = weight / weight.sum(), self.log_slope(A)
+        return float(np.sqrt(share @ (slope - share @ slope) ** 2).max())
+
     def steepest(self, A: Floats, radius: Floats) -> Floats:
         """Return the largest slope of `forward` within ``radius`` (n,) of the rows of ``A``.
 
@@ -165,6 +170,30 @@ class Scaling(NamedTuple):
         exponent = np.where(end >= 0, self.power, 2 - self.power)
         slope = (1 + np.abs(end)) ** (exponent - 1)
         return np.where(self.varies, slope / (self.unit * self.scale), 0.0)
+
+
+class Bent(NamedTuple):
+    """Other targets of the same rows: bent to take the skew out of them, and standardised.
+
+    Attributes
+    ----------
+    Y : ndarray, shape (n, k)
+    log_slope : ndarray, shape (n,)
+        What a log density of them gains to be one of the ordinary targets.
+    """
+
+    Y: Floats
+    log_slope: Floats
+
+    @classmethod
+    def of(cls, Y: Floats, ordinary: Scaling, bend: Scaling) -> Bent:
+        """Return the targets that ``bend`` makes of the rows of ``Y`` (n, k)."""
+        slope = bend.log_slope(Y) - ordinary.log_slope(Y)
+        return cls(bend.forward(Y), slope.sum(1))
+
+    def take(self, index: Index) -> Bent:
+        """Return the targets of ``index``."""
+        return Bent(self.Y[index], self.log_slope[index])
 
 
 def yeo_johnson(A: Floats, power: Floats) -> Floats:

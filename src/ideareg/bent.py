@@ -130,8 +130,8 @@ class BentMixture(NamedTuple):
         return np.swapaxes(back, -1, -2) if self.latent.mean.ndim == 3 else back[..., 0]
 
 
-def bent_covariance(mean: Floats, covariance: Floats, scaling: Scaling) -> Floats:
-    r"""Return the covariance of :math:`g^{-1}(z)` for normal z, one column, (n, n).
+def unbend(means: Floats, covariances: Floats, scaling: Scaling) -> tuple[Floats, Floats]:
+    r"""Return means and covariances of :math:`g^{-1}(z)` for several normal z.
 
     .. math:: \sum_{j\ge1}j!\,c_j(x)\,c_j(x')\,\rho^j,\qquad
               c_j=\tfrac1{j!}E\,g^{-1}(\mu+\sigma t)\,\mathrm{He}_j(t)
@@ -140,18 +140,19 @@ def bent_covariance(mean: Floats, covariance: Floats, scaling: Scaling) -> Float
 
     Parameters
     ----------
-    mean : ndarray, shape (n,)
-    covariance : ndarray, shape (n, n)
+    means : ndarray, shape (..., n, k)
+    covariances : ndarray, shape (..., k, n, n)
     scaling : Scaling
-        Of one column.
+        Of k columns.
     """
-    std = np.sqrt(np.diag(covariance))
-    values = scaling.backward((mean[:, None] + std[:, None] * NODES)[..., None])[..., 0]
+    std = np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))  # (..., k, n)
+    nodes = np.swapaxes(means, -1, -2)[..., None] + std[..., None] * NODES
+    values = np.moveaxis(scaling.backward(np.moveaxis(nodes, -3, -1)), -1, -3)
     size = factorial(np.arange(TERMS + 1))
     c = values @ (WEIGHTS[:, None] * hermevander(NODES, TERMS)) / size
-    correlation = covariance / np.outer(std, std)
-    total, power = np.zeros_like(covariance), np.ones_like(covariance)
+    correlation = covariances / (std[..., :, None] * std[..., None, :])
+    total, power = np.zeros_like(covariances), np.ones_like(covariances)
     for j in range(1, TERMS + 1):
         power = power * correlation
-        total += size[j] * np.outer(c[:, j], c[:, j]) * power
-    return total
+        total += size[j] * c[..., :, None, j] * c[..., None, :, j] * power
+    return np.swapaxes(c[..., 0], -1, -2), total

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ideareg._rows import Index, Rows, bucket, draw, pad
 from ideareg._types import Result
+from ideareg.assembly import Assembler, Settings, candidates, capacity_for, replace, zeros
 from ideareg.blocks import Warp
 from ideareg.labels import (
     Calibration,
@@ -40,17 +41,11 @@ from ideareg.readout import Batch, Posterior, PrimalHead
 from ideareg.recipe import (
     HELD_OUT,
     LEAST_SHARE,
-    Assembler,
     Fitted,
     FittedWarp,
     Report,
-    Settings,
     by_weight,
-    candidates,
-    capacity_for,
     fit_reported,
-    replace,
-    zeros,
 )
 from ideareg.selection import WORST, Candidate, Selection, keep_heaviest, stacking_weights
 from ideareg.shooting import Trajectory

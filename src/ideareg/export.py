@@ -149,8 +149,10 @@ def to_resnet(model: WarpingRegressor, depth: int | None = None) -> PlainResNet:
     TypeError
         If one of the kernels is not that of activations.
     ValueError
-        If the integrator's layers are not residual ones, or ``depth`` is not positive.
+        If the integrator's layers are not residual ones, the targets are bent, or ``depth`` is not
+        positive.
     """
+    model._check_straight("to_resnet")
     activation, output_activation = (_activation(model, n) for n in ("warp_kernel", "kernel"))
     with numerics():
         members = [_member(w, depth, model.n_features_in_) for w in model.warps_]

@@ -12,19 +12,10 @@ import numpy as np
 
 from ideareg._rows import Rows, pad
 from ideareg._types import Result
+from ideareg.assembly import Assembler, Settings, candidates, capacity_for
 from ideareg.classification import Classes, Tuned, stratified
 from ideareg.labels import Calibration, calibrate, encode, for_classes, is_likelihood
-from ideareg.recipe import (
-    Assembler,
-    Fitted,
-    FittedWarp,
-    Report,
-    Settings,
-    candidates,
-    capacity_for,
-    fit_reported,
-    fit_warps,
-)
+from ideareg.recipe import Fitted, FittedWarp, Report, fit_reported, fit_warps
 from ideareg.uncertainty import conclude, predict_mean
 
 

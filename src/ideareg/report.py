@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from ideareg import page, persistence, plotting
+from ideareg.bent import BentMixture
 from ideareg.calibration import Mixture, coverage
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def held_out(model: Any, X: Any, y: Any) -> HeldOut:
     if isinstance(model, Pipeline):
         X, model = model[:-1].transform(X), model[-1]
     if hasattr(model, "predict_mixture"):
-        forecast: Mixture = model.predict_mixture(X)
+        forecast: Mixture | BentMixture = model.predict_mixture(X)
     else:
         mean, std = (np.asarray(a, dtype=float) for a in model.predict(X, return_std=True))
         forecast = Mixture.normal(mean, np.maximum(std, np.finfo(float).tiny))
@@ -225,6 +226,7 @@ def _selection(model: Any) -> str:
         return ""
     head = [name.removeprefix("param_").replace("_", " ") for name in columns]
     head = ["ν" if name == "nu" else name for name in head]
+    bent = "Those that are bent predict the target after a power that takes the skew out of it."
     return page.section(
         "How much warp, by cross-validation",
         page.note(
@@ -233,6 +235,7 @@ def _selection(model: Any) -> str:
             f"{page.number(getattr(model, 'baseline_score_', None))} for the head alone and "
             f"{page.number(getattr(model, 'score_', None))} for the model that was kept."
         ),
+        page.note(bent) if any(columns.get("param_bent", ())) else "",
         page.table(head, zip(*columns.values(), strict=True)),
     )
 

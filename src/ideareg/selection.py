@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from ideareg._rows import bucket, pad
 from ideareg._types import Result
@@ -27,17 +28,21 @@ Floats = NDArray[np.float64]
 STACKING_ITERATIONS = 500
 # The log density of a row under a fit that broke down.
 WORST = -1e6
+# Targets are bent where held-out rows gain more by it than this many standard errors of their gain.
+SURE_BEND = 1.0
 
 
 class Candidate(NamedTuple):
     """A strength ν of the penalty on the action, and a number of control points.
 
-    A ``length`` is that of the kernel after the warp, in units of its start, where it is given.
+    A ``length`` is that of the kernel after the warp, in units of its start, where it is given. One
+    that is ``bent`` predicts the bent targets.
     """
 
     nu: float
     control_points: int
     length: float | None = None
+    bent: bool = False
 
 
 class Selection(NamedTuple):
@@ -158,6 +163,47 @@ def stacking_weights(density: Floats, weight: Floats) -> Floats:
         joint = likelihood * pi
         pi = share @ (joint / joint.sum(axis=1, keepdims=True))
     return pi
+
+
+def stacked(density: Floats, weights: Floats) -> Floats:
+    """Return the log density of each row under the stack, shape (n,)."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(logsumexp(density + np.log(weights), axis=1))
+
+
+def sure(gain: Floats, weight: Floats, errors: float) -> bool:
+    """Return whether the mean gain of rows is more than that many of its standard errors."""
+    mean = np.average(gain, weights=weight)
+    deviation = np.sqrt(np.average((gain - mean) ** 2, weights=weight))
+    return bool(mean > errors * deviation / np.sqrt(weight.sum()))
+
+
+def either(straight: Selection, bent: Selection, log_slope: Floats) -> Selection:
+    """Return the candidates of both, with the weights of the one that predicts better.
+
+    The bend has to be surely better; where it was interrupted, it is not.
+
+    Parameters
+    ----------
+    straight, bent : Selection
+        On the same folds.
+    log_slope : ndarray, shape (n,)
+        What the log densities of ``bent`` gain to be comparable.
+    """
+    if bent.interrupted is not None:
+        best = straight.descents[int(straight.weights.argmax())]
+        return straight._replace(interrupted=best)
+    density = bent.density + log_slope[:, None]
+    gain = stacked(density, bent.weights) - stacked(straight.density, straight.weights)
+    bends = sure(gain, straight.rows, SURE_BEND)
+    return Selection(
+        straight.candidates + bent.candidates,
+        np.hstack([straight.density, density]),
+        straight.rows,
+        np.append((not bends) * straight.weights, bends * bent.weights),
+        straight.descents + bent.descents,
+        None,
+    )
 
 
 def keep_heaviest(weights: Floats, count: int, least: float) -> Floats:

@@ -56,16 +56,15 @@ class Stack(NamedTuple):
         mean = np.tensordot(self.weights, means, 1)
         return mean, np.tensordot(self.weights, variances + (means - mean) ** 2, 1)
 
-    def covariance(self, Z: Floats) -> tuple[Floats, Floats]:
-        """Return mean (n, k) and covariance (k, n, n) of observations."""
+    def normals(self, Z: Floats) -> tuple[Floats, Floats]:
+        """Return what each warp says of observations: means (m, n, k), covariances (m, k, n, n)."""
         means = np.stack([_mean(w, Z) for w in self.warps])
-        mean = np.tensordot(self.weights, means, 1)
-        total = np.zeros((mean.shape[1], len(Z), len(Z)))
-        for w, each in zip(self.warps, means, strict=True):
-            apart = (each - mean).T
-            noise = float(w.predictor.posterior.noise) * np.eye(len(Z))
-            total += w.weight * (_covariance(w, Z) + apart[:, :, None] * apart[:, None] + noise)
-        return mean, total
+        noises = [float(w.predictor.posterior.noise) for w in self.warps]
+        each = [
+            _covariance(w, Z) + noise * np.eye(len(Z))
+            for w, noise in zip(self.warps, noises, strict=True)
+        ]
+        return means, np.stack(each)
 
     def log_density(self, Z: Floats, Y: Floats) -> Floats:
         """Return the log density of each row of Y (n, k), summed over outputs, shape (n,)."""
@@ -94,6 +93,14 @@ class Stack(NamedTuple):
     def _each(self, Z: Floats, ratio: Floats | float = 1.0) -> tuple[Floats, Floats]:
         pairs = [_moments(w, Z, ratio) for w in self.warps]
         return np.stack([mean for mean, _ in pairs]), np.stack([v for _, v in pairs])
+
+
+def mix(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Floats]:
+    """Return mean (n, k) and covariance (k, n, n) of a mixture of what `Stack.normals` returns."""
+    mean = np.tensordot(weights, means, 1)
+    apart = np.swapaxes(means - mean, 1, 2)
+    outer = apart[..., :, None] * apart[..., None, :]
+    return mean, np.tensordot(weights, covariances + outer, 1)
 
 
 def _mean(w: FittedWarp, Z: Floats) -> Floats:

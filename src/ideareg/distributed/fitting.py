@@ -11,14 +11,15 @@ from numpy.typing import ArrayLike
 
 from ideareg._numerics import numerics
 from ideareg._rows import Rows, canonical
+from ideareg.assembly import Assembler, Settings
 from ideareg.distributed.journal import Journal
 from ideareg.distributed.sharing import gather, one_stream, share, share_parts
 from ideareg.estimators._base import random_stream
 from ideareg.estimators._settings import read_settings
 from ideareg.estimators.warping import WarpingRegressor
 from ideareg.persistence import library_version
-from ideareg.readout import SparseHead
-from ideareg.recipe import Assembler, Settings, Sums
+from ideareg.readout import Batch, SparseHead
+from ideareg.recipe import Sums
 from ideareg.training import Evaluate, Problem, evaluator
 
 # Seconds without a sign of life after which a process counts as dead.
@@ -110,9 +111,16 @@ def fit(
 
         # So few rows that the head is exact are all in the sample, and on every process.
         sparse = not Assembler(rows, settings, seed=0, capacity=1).exact
-        everything = share_parts(model._scaled(own), settings.pad_columns) if sparse else None
+        bend = model._bend(settings, merged)
+
+        def everything(bent: bool) -> Batch:
+            part = model._scaled(own)
+            if bent and bend is not None:
+                part = Rows(part.X, bend.forward(own.Y), part.weight)
+            return share_parts(part, settings.pad_columns)
+
         sums = Sums(shared, share, everything) if sparse else Sums(shared)
-        model._select_and_fit(settings, rows, (X, y), random, sums)
+        model._select_and_fit(settings, rows, (X, y), random, bend=bend, sums=sums)
     return model
 
 

@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
+from ideareg._rows import Scaling
 from ideareg._types import Result
+from ideareg.assembly import Settings
 from ideareg.pointwise import AbstractBoxed
-from ideareg.recipe import Fitted, FittedWarp, Settings
+from ideareg.recipe import Fitted, FittedWarp
+from ideareg.selection import stacked
 from ideareg.sparsity import keep
 from ideareg.stack import Stack
 
 
-def store(model: Any, fitted: Fitted) -> None:
-    """Set the fitted attributes."""
+def store(model: Any, fitted: Fitted, bend: Scaling | None = None) -> None:
+    """Set the fitted attributes; ``bend`` is the map of targets that the fit may have preferred."""
     if fitted.result is Result.not_finite:
         warnings.warn(Result.not_finite.message, ConvergenceWarning, stacklevel=4)
     if fitted.result is Result.interrupted:
@@ -27,6 +29,8 @@ def store(model: Any, fitted: Fitted) -> None:
     model.warps_ = fitted.warps
     model.n_iter_ = max(fitted.iterations, 1)
     _describe_selection(model, fitted)
+    if fitted.bent and bend is not None:
+        model._scale_y = bend
     describe_warps(model)
 
 
@@ -40,17 +44,18 @@ def _describe_selection(model: Any, fitted: Fitted) -> None:
     scale_y = getattr(model, "_scale_y", None)
     density = selection.density - (0.0 if scale_y is None else np.log(scale_y.scale).sum())
     share = selection.rows / selection.rows.sum()
-    with np.errstate(divide="ignore"):
-        model.score_ = float(share @ logsumexp(density + np.log(fitted.weights), axis=1))
-    nu = np.array([c.nu for c in selection.candidates])
+    model.score_ = float(share @ stacked(density, fitted.weights))
+    tried = selection.candidates
+    nu = np.array([c.nu for c in tried])
     mean = share @ density
     if np.isinf(nu).any():
         model.baseline_score_ = float(mean[np.isinf(nu)].max())
-    lengths = np.array([c.length for c in selection.candidates], dtype=float)
+    lengths = np.array([c.length for c in tried], dtype=float)
     model.cv_results_ = {
         "param_nu": nu,
-        "param_n_control_points": np.array([c.control_points for c in selection.candidates]),
+        "param_n_control_points": np.array([c.control_points for c in tried]),
         **({} if np.isnan(lengths).all() else {"param_length": lengths}),
+        **({} if scale_y is None else {"param_bent": np.array([c.bent for c in tried])}),
         "mean_test_log_density": mean,
         "weight": fitted.weights,
     }

@@ -34,12 +34,14 @@ class BoundsMixin:
     _inputs: Callable[[ArrayLike], Floats]
     _standardised: Callable[[Floats], Floats]
     _shaped: Callable[[Floats], Floats]
+    _check_straight: Callable[[str], None]
 
     @property
     @scoped
     def bound_norm_(self) -> Floats:
         """Norm of the regressor of each warp, heaviest first, in units of ``y``."""
         check_is_fitted(self)
+        self._check_straight("bound_norm_")
         norms = np.stack([np.asarray(regressor_norms(w.predictor)) for w in self.warps_])
         return self._shaped(norms * self._scale_y.scale)
 
@@ -82,8 +84,8 @@ class BoundsMixin:
         Raises
         ------
         ValueError
-            If the norm is missing, negative or of the wrong shape, or the loss makes a regressor
-            that is not linear in the targets.
+            If the norm is missing, negative or of the wrong shape, or the regressor is not linear
+            in the targets, because of its loss or because they are bent.
 
         Notes
         -----
@@ -96,6 +98,8 @@ class BoundsMixin:
                 "loss='epsilon_insensitive' has no error bound: its regressor is not linear in "
                 "the targets."
             )
+        check_is_fitted(self)
+        self._check_straight("error_bound")
         Z = self._inputs(X)
         norms = self._assumed(norm, noisy) / self._scale_y.scale
         total = np.zeros((len(Z), norms.shape[1]))

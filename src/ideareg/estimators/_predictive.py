@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from ideareg._numerics import scoped
 from ideareg._rows import Scaling
+from ideareg.bent import BentMixture, unbend
 from ideareg.calibration import Mixture
 from ideareg.estimators._base import random_stream
 from ideareg.recipe import FittedWarp
-from ideareg.stack import Stack
+from ideareg.stack import Stack, mix
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +25,7 @@ class MixtureMixin:
     """What follows from ``predict_mixture``: intervals, quantiles, and scores."""
 
     @abc.abstractmethod
-    def predict_mixture(self, X: ArrayLike) -> Mixture:
+    def predict_mixture(self, X: ArrayLike) -> Mixture | BentMixture:
         """Return the distribution of a new observation at each row."""
 
     def predict_interval(self, X: ArrayLike, level: float = 0.9) -> tuple[Floats, Floats]:
@@ -94,25 +96,39 @@ class PredictiveMixin(MixtureMixin):
     _one_output: bool
     _inputs: Callable[[ArrayLike], Floats]
 
+    @property
+    def target_power_(self) -> Floats:
+        """Yeo-Johnson power of each output, 1 where targets are not bent."""
+        check_is_fitted(self)
+        return np.array(self._scale_y.power)
+
+    def _check_straight(self, what: str) -> None:
+        """Refuse what needs predictions that are linear in the targets."""
+        if self._scale_y.bends:
+            raise ValueError(
+                f"{what} needs predictions that are linear in the targets, and held-out rows "
+                "preferred these bent (target_power_); fit with target_power=False."
+            )
+
     def _check_density(self) -> None:
         if self.loss == "epsilon_insensitive":
             raise ValueError("loss='epsilon_insensitive' has no predictive distribution.")
 
     def _shaped(self, Y: Floats) -> Floats:
-        return Y[:, 0] if self._one_output else Y
+        return Y[..., 0] if self._one_output else Y
 
     def _targets(self, Y: Floats) -> Floats:
         """Return standardised targets in the units and the shape of y."""
         return self._shaped(self._scale_y.backward(Y))
 
     def _observed(self, y: ArrayLike, rows: int) -> Floats:
-        """Return targets of new rows, (n, k), standardised."""
+        """Return targets of new rows, (n, k)."""
         wanted = self._targets(np.zeros((rows, len(self._scale_y.mean)))).shape
         if np.shape(y) != wanted:
             raise ValueError(
                 f"y: expected the shape {wanted} of the prediction, got {np.shape(y)}."
             )
-        return self._scale_y.forward(np.asarray(y, dtype=np.float64).reshape(rows, -1))
+        return np.asarray(y, dtype=np.float64).reshape(rows, -1)
 
     @scoped
     def log_predictive_density(self, X: ArrayLike, y: ArrayLike) -> Floats:
@@ -122,14 +138,16 @@ class PredictiveMixin(MixtureMixin):
         """
         self._check_density()
         Z, stack = self._inputs(X), Stack(self.warps_)
-        density = stack.log_density(Z, self._observed(y, len(Z)))
-        return density - np.log(self._scale_y.scale).sum()
+        observed = self._observed(y, len(Z))
+        slope = self._scale_y.log_slope(observed).sum(1)
+        return stack.log_density(Z, self._scale_y.forward(observed)) + slope
 
     @scoped
     def sample_y(self, X: ArrayLike, n_samples: int = 1, random_state: Any = 0) -> Floats:
         """Draw whole functions from the posterior, without noise.
 
-        Each draw picks a warp of the stack, then a function of its process.
+        Each draw picks a warp of the stack, then a function of its process; one of bent targets is
+        mapped back.
 
         Returns
         -------
@@ -138,19 +156,19 @@ class PredictiveMixin(MixtureMixin):
         self._check_density()
         Z, stack = self._inputs(X), Stack(self.warps_)
         samples = stack.sample(Z, n_samples, random_stream(random_state))
-        samples = samples * self._scale_y.scale[:, None] + self._scale_y.mean[:, None]
+        samples = np.moveaxis(self._scale_y.backward(np.moveaxis(samples, 1, -1)), -1, 1)
         return samples[:, 0] if self._one_output else samples
 
     @scoped
-    def predict_mixture(self, X: ArrayLike) -> Mixture:
+    def predict_mixture(self, X: ArrayLike) -> Mixture | BentMixture:
         """Return the distribution of a new observation at each row, a mixture of normals.
 
         Its component i is the i-th warp of the stack; its density, moments and quantiles are what
-        the other methods return.
+        the other methods return. Where targets are bent, it is the mixture mapped back.
 
         Returns
         -------
-        Mixture
+        Mixture or BentMixture
             Of shape (n_samples,) or (n_samples, n_outputs), in the units of ``y``.
 
         Raises
@@ -161,9 +179,33 @@ class PredictiveMixin(MixtureMixin):
         self._check_density()
         return self._mixture(self._inputs(X))
 
-    def _mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture:
+    def _mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture | BentMixture:
         """Return the mixture at standardised rows; see `Stack.mixture` for the ratio."""
-        weight, mean, std = Stack(self.warps_).mixture(Z, ratio)
-        means = [self._targets(each) for each in mean]
-        stds = [self._shaped(each * self._scale_y.scale) for each in std]
-        return Mixture(weight, np.stack(means), np.stack(stds))
+        return self._in_units(Stack(self.warps_).mixture(Z, ratio))
+
+    def _in_units(self, latent: Mixture) -> Mixture | BentMixture:
+        """Return a mixture of standardised targets, (n, k), in the units and the shape of y."""
+        if self._scale_y.bends:
+            parts = (np.stack([self._shaped(each) for each in part]) for part in latent[1:])
+            return BentMixture(Mixture(latent.weight, *parts), self._scale_y)
+        means = [self._targets(each) for each in latent.mean]
+        stds = [self._shaped(each * self._scale_y.scale) for each in latent.std]
+        return Mixture(latent.weight, np.stack(means), np.stack(stds))
+
+    def _mean(self, Z: Floats) -> Floats:
+        """Return the predictive mean at standardised rows."""
+        if self._scale_y.bends:
+            return self._mixture(Z).moments()[0]
+        return self._targets(Stack(self.warps_).mean(Z))
+
+    def _covariance(self, Z: Floats) -> tuple[Floats, Floats]:
+        """Return mean and covariance of observations at standardised rows."""
+        stack, scale = Stack(self.warps_), self._scale_y
+        means, covariances = stack.normals(Z)
+        if scale.bends:
+            means, covariances = unbend(means, covariances, scale)
+        else:
+            means = scale.backward(means)
+            covariances = covariances * scale.scale[:, None, None] ** 2
+        mean, covariance = mix(stack.weights, means, covariances)
+        return self._shaped(mean), self._shaped(np.moveaxis(covariance, 0, -1))

@@ -36,6 +36,7 @@ class RobustnessMixin:
     _validated: Any
     _standardised: Any
     _targets: Any
+    _check_straight: Any
 
     @property
     @scoped
@@ -43,9 +44,10 @@ class RobustnessMixin:
         """Bound on the Lipschitz constant of `predict`, for one output a float.
 
         In units of ``y`` per standardised unit of ``X``. It is infinite for kernels whose
-        functions have none, such as "matern12".
+        functions have none, such as "matern12"; bent targets have none that holds everywhere.
         """
         check_is_fitted(self)
+        self._check_straight("lipschitz_")
         each = [w.weight * lipschitz_bound(bounds(w.predictor)) for w in self.warps_]
         total = np.sum(each, axis=0) * self._scale_y.scale
         return float(total[0]) if self._one_output else total
@@ -80,7 +82,8 @@ class RobustnessMixin:
         Raises
         ------
         ValueError
-            If ``tolerance`` is negative or does not fit the prediction, or ``units`` is unknown.
+            If ``tolerance`` is negative or does not fit the prediction, ``units`` is unknown, or
+            the targets are bent.
         """
         rows, Z, allowed = self._checked(X, tolerance, units)
         stack = [(w.weight, bounds(w.predictor)) for w in self.warps_]
@@ -149,6 +152,7 @@ class RobustnessMixin:
         if units not in UNITS:
             raise ValueError(f"units must be one of {', '.join(map(repr, UNITS))}, got {units!r}.")
         rows = self._validated(X)
+        self._check_straight("a certified radius")
         Z = self._standardised(rows)
         wanted = self._targets(np.zeros((len(Z), len(self._scale_y.mean)))).shape
         try:

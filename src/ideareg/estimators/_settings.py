@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from sklearn.base import is_classifier
 
+from ideareg.assembly import Settings
 from ideareg.integrators import INTEGRATORS, get_integrator
 from ideareg.kernels import (
     AbstractKernel,
@@ -20,7 +21,6 @@ from ideareg.kernels import (
     as_kernel,
 )
 from ideareg.pointwise import POINTWISE, EpsilonInsensitive
-from ideareg.recipe import Settings
 
 KERNELS: dict[str, type[AbstractKernel]] = {
     "gaussian": Gaussian,
@@ -69,6 +69,10 @@ def _read_head(model: Any) -> dict[str, Any]:
             f"loss={model.loss!r} cannot learn the head: without the volume term of the evidence "
             "its lengths and noise would degenerate. Set learn_head=False, or loss='evidence'."
         )
+    if model.target_power not in (True, False, "auto"):
+        raise ValueError(f"target_power must be True, False or 'auto', got {model.target_power!r}.")
+    if model.target_power is True and not (model.standardize and model.loss == "evidence"):
+        raise ValueError("target_power=True needs loss='evidence' and standardize=True.")
     loss: Any = model.loss
     if loss == "epsilon_insensitive":
         _check_real("epsilon", model.epsilon, least=0.0)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ideareg._numerics import scoped
 from ideareg._rows import Rows, canonical, places
 from ideareg._types import Result
+from ideareg.assembly import FEWEST_ROWS
 from ideareg.calibration import Mixture
 from ideareg.estimators._attributes import describe_support
 from ideareg.estimators._base import random_stream
@@ -25,18 +26,18 @@ from ideareg.estimators._noise import (
     estimate,
     go_on,
     held_out,
-    sure,
     weighted,
 )
 from ideareg.estimators._predictive import MixtureMixin
 from ideareg.estimators._settings import check_integer, read_settings
 from ideareg.estimators._state import SavingMixin
 from ideareg.estimators.warping import WarpingRegressor
-from ideareg.recipe import FEWEST_ROWS
-from ideareg.selection import folds
-from ideareg.stack import Stack
+from ideareg.selection import folds, sure
 
 Floats = NDArray[np.float64]
+
+# Noise varies where held-out rows gain more by it than this many standard errors of their gain.
+SURE_NOISE = 2.0
 
 
 class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEstimator):
@@ -185,7 +186,8 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
                 f"regressor: loss={given.loss!r} has no predictive distribution to have noise in."
             )
         seed = int(random.randint(2**31 - 1))
-        model = clone(given)
+        # Noise that varies is told apart in the units of y, not in those of a bend.
+        model = clone(given).set_params(target_power=False)
         return model.set_params(random_state=seed) if model.random_state is None else model
 
     def _vary(self, rows: Rows, noise: WarpingRegressor, fold: NDArray[np.intp]) -> None:
@@ -204,7 +206,7 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
                 break
             best = found
         self.score_ = self.baseline_score_ = float(share @ still)
-        if sure(best.density - still, rows.weight):
+        if sure(best.density - still, rows.weight, SURE_NOISE):
             weight = rows.weight / best.ratio.at(rows.X)
             regressor = again(base, weighted(rows, weight), select=True)
             self.regressor_, self._ratio = regressor, best.ratio
@@ -253,15 +255,14 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
         if return_std and return_cov:
             raise ValueError("predict: at most one of return_std and return_cov can be True.")
         rows, model = self._validated(X), self.regressor_
-        Z, stack = model._standardised(rows), Stack(model.warps_)
-        mean = model._targets(stack.mean(Z))
+        Z = model._standardised(rows)
         if return_std:
-            return mean, model._mixture(Z, self._ratio.at(rows)[:, None]).moments()[1]
+            return model._mixture(Z, self._ratio.at(rows)[:, None]).moments()
         if return_cov:
-            covariance = stack.covariance(Z)[1][0] * model._scale_y.scale[0] ** 2
+            mean, covariance = model._covariance(Z)
             more = self._noise() * (self._ratio.at(rows) - 1)
             return mean, covariance + np.diag(more)
-        return mean
+        return model._mean(Z)
 
     def _noise(self) -> float:
         """Return the ordinary noise variance, in units of y squared."""
@@ -292,7 +293,9 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
             Of shape (n_samples,), in the units of ``y``.
         """
         rows, model = self._validated(X), self.regressor_
-        return model._mixture(model._standardised(rows), self._ratio.at(rows)[:, None])
+        mixture = model._mixture(model._standardised(rows), self._ratio.at(rows)[:, None])
+        assert isinstance(mixture, Mixture)  # targets are never bent here
+        return mixture
 
     def log_predictive_density(self, X: ArrayLike, y: ArrayLike) -> Floats:
         """Return the log density of each observation, shape (n_samples,)."""
@@ -343,6 +346,8 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
         share, shift = (float(number) for number in header["ratio"])
         if noise is not None and noise.n_features_in_ != regressor.n_features_in_:
             raise ValueError("model file: its two regressors take different columns")
+        if regressor._scale_y.bends:
+            raise ValueError("model file: its targets are bent, and its noise is not")
         if not (0 <= share <= 1 and np.isfinite(shift)):
             raise ValueError("model file: the size of its noise makes no sense")
         model = cls(

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ideareg._numerics import numerics
 from ideareg._rows import pad
+from ideareg.bent import BentMixture
 from ideareg.calibration import Mixture
 from ideareg.estimators._base import random_stream
 from ideareg.estimators._settings import check_integer
@@ -35,7 +36,7 @@ class WarpSamples:
     def __init__(self, model: Any, rows: Batch, draws: Draws) -> None:
         self._model, self._rows, self.draws_ = model, rows, draws
 
-    def predict_mixture(self, X: ArrayLike) -> Mixture:
+    def predict_mixture(self, X: ArrayLike) -> Mixture | BentMixture:
         """Return the distribution of an observation: one normal per draw, equally weighted.
 
         At most 200 draws are mixed, evenly spaced along the chains.
@@ -53,11 +54,9 @@ class WarpSamples:
                 return (np.moveaxis(np.asarray(part), 0, 1) for part in pair)
 
             mean, variance = in_chunks(moments, model._inputs(X), CHUNK_SPREAD)
-        scale, outputs = model._scale_y, np.moveaxis(mean, 1, 0)
-        means = [model._targets(each) for each in outputs]
-        stds = np.sqrt(np.moveaxis(variance, 1, 0) + noise) * scale.scale
+        means, variances = (np.moveaxis(part, 1, 0) for part in (mean, variance))
         weight = np.full(len(means), 1 / len(means))
-        return Mixture(weight, np.stack(means), np.stack([model._shaped(s) for s in stds]))
+        return model._in_units(Mixture(weight, means, np.sqrt(variances + noise)))
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """Return the mean, and on request the standard deviation of a new observation."""

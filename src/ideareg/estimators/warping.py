@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
 from ideareg._numerics import scoped
-from ideareg._rows import Rows, Scaling, canonical, places
+from ideareg._rows import Bent, Rows, Scaling, canonical, places
+from ideareg.assembly import Settings, candidates
 from ideareg.estimators._attributes import describe_support, store
 from ideareg.estimators._base import (
     CallbackSupportMixin,
@@ -29,10 +30,12 @@ from ideareg.estimators._state import SavingMixin
 from ideareg.estimators._warped import WarpMixin
 from ideareg.kernels import AbstractKernel
 from ideareg.losses import LOSSES
-from ideareg.recipe import Settings, Sums, candidates, fit_warps
-from ideareg.stack import Stack
+from ideareg.recipe import Sums, fit_warps
 
 Floats = NDArray[np.float64]
+
+# Bends whose slopes differ less than this from row to row are not worth trying.
+LEAST_BEND = 0.05
 
 
 class WarpingRegressor(
@@ -100,6 +103,10 @@ class WarpingRegressor(
         Work in units of each column's standard deviation.
     power : bool, default=True
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
+    target_power : bool or "auto", default="auto"
+        Take the skew out of each target likewise: noise then grows or shrinks with ``y``, and
+        predictions are moments of bent normals. "auto" tries it where candidates are selected, and
+        keeps it where held-out rows are surely better predicted.
     n_warps : int, default=3
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
@@ -143,7 +150,10 @@ class WarpingRegressor(
         Cross-validated mean log predictive density per row, in units of ``y``: of the stack, and
         of the regressor without warp. NaN where nothing was selected.
     cv_results_ : dict of ndarray
-        ``param_nu``, ``param_n_control_points``, ``mean_test_log_density``, ``weight``.
+        ``param_nu``, ``param_n_control_points``, ``param_bent``, ``mean_test_log_density``,
+        ``weight``.
+    target_power_ : ndarray of shape (n_outputs,)
+        Yeo-Johnson power of each output, 1 where targets are not bent.
     history_ : dict of list
         The descent of the heaviest warp.
     noise_ : float
@@ -197,6 +207,7 @@ class WarpingRegressor(
         noise: float | None = None,
         standardize: bool = True,
         power: bool = True,
+        target_power: bool | str = "auto",
         n_warps: int = 3,
         n_folds: int = 3,
         selection_rows: int = 5_000,
@@ -223,6 +234,7 @@ class WarpingRegressor(
         self.noise = noise
         self.standardize = standardize
         self.power = power
+        self.target_power = target_power
         self.n_warps = n_warps
         self.n_folds = n_folds
         self.selection_rows = selection_rows
@@ -264,7 +276,8 @@ class WarpingRegressor(
         merged = canonical(*rows)
         self._measure(merged)
         random = random_stream(self.random_state)
-        self._select_and_fit(settings, self._scaled(merged), (X, y), random)
+        bend = self._bend(settings, merged)
+        self._select_and_fit(settings, self._scaled(merged), (X, y), random, bend=bend)
         describe_support(self, settings, places(*rows))
         return self
 
@@ -277,9 +290,20 @@ class WarpingRegressor(
         return Rows(X, y.reshape(len(y), -1), weight)
 
     def _measure(self, rows: Rows) -> None:
-        """Take the units of the columns from the rows."""
+        """Take the units of the columns from the rows; a fit that goes on keeps their bends."""
+        bent = self.target_power is True
+        if self.target_power == "auto" and self.warm_start and hasattr(self, "warps_"):
+            bent = self._scale_y.bends
         self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize, bend=self.power)
-        self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize)
+        self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize, bend=bent)
+
+    def _bend(self, settings: Settings, rows: Rows) -> Scaling | None:
+        """Return another map of the targets, if one is worth trying."""
+        learned = settings.learn_head and self.standardize
+        if self.target_power != "auto" or not learned or self._scale_y.bends:
+            return None
+        bend = Scaling.of(rows.Y, rows.weight, bend=True)
+        return bend if bend.unevenness(rows.Y, rows.weight) > LEAST_BEND else None
 
     def _scaled(self, rows: Rows) -> Rows:
         return Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
@@ -290,20 +314,27 @@ class WarpingRegressor(
         rows: Rows,
         data: tuple[Any, Any],
         random: Any,
+        *,
+        bend: Scaling | None = None,
         sums: Sums = Sums(),  # noqa: B008
     ) -> None:
-        """Fit standardised rows."""
+        """Fit standardised rows, or the same with targets of another map."""
         start = getattr(self, "warps_", None) if self.warm_start else None
         pool = candidates(settings, len(rows))
         descents = len(pool) * (settings.n_folds + 1) if start is None and len(pool) > 1 else 1
+        bent = (
+            None if bend is None else Bent.of(self._scale_y.backward(rows.Y), self._scale_y, bend)
+        )
         with fit_task(self, *data) as context:
             progress = Progress(
                 self, data, total=descents * settings.max_iter, visible=bool(self.verbose),
                 context=context, callback=self.callback,
             )  # fmt: skip
             with progress:
-                fitted = fit_warps(rows, settings, random, start=start, report=progress, sums=sums)
-            store(self, fitted)
+                fitted = fit_warps(
+                    rows, settings, random, bent=bent, start=start, report=progress, sums=sums
+                )
+            store(self, fitted, bend)
 
     @scoped
     def predict(
@@ -351,15 +382,11 @@ class WarpingRegressor(
             raise ValueError("predict: norm goes with return_bound=True.")
         if return_std or return_cov:
             self._check_density()
-        Z, stack = self._inputs(X), Stack(self.warps_)
+        Z = self._inputs(X)
         if return_std:
-            mean, variance = stack.moments(Z)
-            std = np.sqrt(variance) * self._scale_y.scale
-            return self._targets(mean), self._shaped(std)
+            return self._mixture(Z).moments()
         if return_cov:
-            mean, covariance = stack.covariance(Z)
-            covariance = np.moveaxis(covariance, 0, -1) * self._scale_y.scale**2
-            return self._targets(mean), covariance[..., 0] if self._one_output else covariance
+            return self._covariance(Z)
         if return_bound:
-            return self._targets(stack.mean(Z)), self.error_bound(X, norm)
-        return self._targets(stack.mean(Z))
+            return self._mean(Z), self.error_bound(X, norm)
+        return self._mean(Z)

@@ -1,0 +1,216 @@
+"""From standardised rows to problems: what is tried, from where it starts, and what is learned.
+
+All problems on the same rows have the same shapes, whatever the candidate, and so run one compiled
+function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from ideareg._rows import Rows, bucket, centres, column_bucket, draw, pad
+from ideareg.blocks import Warp
+from ideareg.inducing import joining
+from ideareg.integrators import AbstractIntegrator
+from ideareg.kernels import AbstractKernel, Kernel
+from ideareg.pointwise import AbstractPointwise
+from ideareg.readout import AbstractHead, Batch, ExactHead, SparseHead
+from ideareg.selection import Candidate
+from ideareg.training import Model, Problem
+
+Floats = NDArray[np.float64]
+
+# Below this relative variance noise is rounding and jitter, not data.
+NOISE_FLOOR = 1e-7
+START_NOISE = 0.1
+# Fewer rows than this say nothing about a warp.
+FEWEST_ROWS = 20
+# Up to this many rows every row is held out once; above, a tenth is, and the fits are gone on from.
+FOLDED_ROWS = 2000
+# Control points by default, for few rows and for many.
+FEW_POINTS, MANY_POINTS = 20, 50
+# Inducing points by default: a quarter of the rows, in steps, within these bounds.
+FEWEST_INDUCING, INDUCING_STEP, MOST_INDUCING = 128, 64, 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a fit needs to know, checked and in its final types."""
+
+    kernel: AbstractKernel
+    warp_kernel: Kernel
+    integrator: AbstractIntegrator
+    depth: int
+    nugget: float
+    loss: str | AbstractPointwise
+    nu: tuple[float, ...]
+    n_control_points: tuple[int, ...]  # empty: by the number of rows
+    control_rows: bool
+    n_inducing: int | None
+    exact: bool | None
+    noise: float | None
+    learn_head: bool
+    n_warps: int
+    n_folds: int
+    selection_rows: int
+    training_rows: int
+    max_iter: int
+    tol: float
+    pad_columns: bool
+
+
+def candidates(settings: Settings, n: int) -> list[Candidate]:
+    """Return the candidates worth trying on ``n`` rows; no warp comes first."""
+    if settings.depth == 0:
+        return [Candidate(np.inf, 1)]
+    warped = [
+        Candidate(nu, min(count, n))
+        for nu in settings.nu
+        if np.isfinite(nu)
+        for count in control_point_counts(settings, n)
+    ]
+    still = [Candidate(np.inf, 1)] if np.inf in settings.nu else []
+    if n < FEWEST_ROWS and still:
+        return still
+    return still + list(dict.fromkeys(warped))
+
+
+def control_point_counts(settings: Settings, n: int) -> tuple[int, ...]:
+    """Return the numbers of control points to try on ``n`` rows."""
+    if settings.control_rows:
+        return (n,)
+    return settings.n_control_points or (FEW_POINTS if n <= FOLDED_ROWS else MANY_POINTS,)
+
+
+def capacity_for(settings: Settings, n: int) -> int:
+    """Return the padded number of control points: one for all candidates, whatever the rows."""
+    moves = settings.depth > 0 and np.isfinite(settings.nu).any()
+    return max(control_point_counts(settings, n)) if moves or settings.control_rows else 1
+
+
+def inducing_points(n: int) -> int:
+    """Return the default number of inducing points for ``n`` rows."""
+    wanted = INDUCING_STEP * -(-n // (4 * INDUCING_STEP))
+    return int(np.clip(wanted, FEWEST_INDUCING, MOST_INDUCING))
+
+
+def batch(rows: Rows, settings: Settings) -> Batch:
+    """Return the rows padded to their bucket, with weight 0."""
+    n, d = rows.X.shape
+    width = column_bucket(d) if settings.pad_columns else d
+    size = bucket(n)
+    X = pad(pad(rows.X, width, axis=1), size)
+    return Batch(X, pad(rows.Y, size), pad(rows.weight, size))
+
+
+class Assembler:
+    """Builds the problem of a candidate on given rows; all have the same shapes."""
+
+    def __init__(self, rows: Rows, settings: Settings, seed: int, capacity: int) -> None:
+        self.rows, self.settings, self.seed, self.capacity = rows, settings, seed, capacity
+        self.batch = batch(rows, settings)
+        self.n_inducing = settings.n_inducing or inducing_points(len(rows))
+        self._centres: dict[int, Floats] = {}
+
+    def centres(self, count: int) -> Floats:
+        """Return k-means centres of the rows in padded columns, remembered by their number."""
+        if count not in self._centres:
+            found = centres(self.rows.X, self.rows.weight, count, self.seed)
+            self._centres[count] = pad(found, self.batch.X.shape[1], axis=1)
+        return self._centres[count]
+
+    def problem(self, candidate: Candidate) -> Problem:
+        """Return the problem that starts from no warp and ordinary lengths."""
+        settings = self.settings
+        warp, free_warp = self.warp(candidate)
+        head, free_head = self._head()
+        model, free = Model(warp, head), Model(free_warp, free_head)
+        return Problem(model, free, self.batch, settings.loss)
+
+    def warp(self, candidate: Candidate) -> tuple[Warp, Warp]:
+        """Return the warp that starts from no momentum, and 1 where it is learned."""
+        settings, d = self.settings, self.batch.X.shape[1]
+        if settings.control_rows:
+            points = pad(self.rows.X, d, axis=1)
+        else:
+            points = self.centres(candidate.control_points)
+        present = pad(np.ones(len(points)), self.capacity)
+        moves = float(np.isfinite(candidate.nu))
+        mask = np.repeat(present[:, None], d, axis=1) * moves
+        learned = float(not settings.control_rows)
+        warp = Warp(
+            kernel=settings.warp_kernel,
+            integrator=settings.integrator,
+            depth=settings.depth,
+            momentum=np.zeros((self.capacity, d)),
+            control_points=pad(points, self.capacity),
+            log_scale=np.full(d, self._start_scale()),
+            temper=np.float64(candidate.nu**-0.5 if moves else 0.0),
+            nugget=np.float64(settings.nugget),
+            present=present,
+        )
+        scale_learned = np.full(d, moves * float(settings.learn_head))
+        free = replace(
+            zeros(warp), momentum=mask, control_points=mask * learned, log_scale=scale_learned
+        )
+        return warp, free
+
+    def _head(self) -> tuple[AbstractHead, AbstractHead]:
+        settings, d = self.settings, self.batch.X.shape[1]
+        learned = float(settings.learn_head)
+        noise = START_NOISE if settings.noise is None else settings.noise
+        floor = NOISE_FLOOR if settings.learn_head else 0.0
+        common: dict[str, Any] = {
+            "kernel": settings.kernel,
+            "log_scale": np.full(d, self._start_scale()),
+            "log_amplitude": np.float64(0.0),
+            "log_noise": np.log(np.float64(max(noise - floor, 1e-300))),
+            "noise_floor": np.float64(floor),
+        }
+        names = ("log_scale", "log_amplitude", "log_noise")
+        if self.exact:
+            head: AbstractHead = ExactHead(**common)
+            return head, replace(zeros(head), **{k: learned + 0 * common[k] for k in names})
+        points = self.centres(self.n_inducing)
+        present = pad(np.ones(len(points)), self.n_inducing)
+        head = SparseHead(**common, inducing=pad(points, self.n_inducing), present=present)
+        free = {k: learned + 0 * common[k] for k in names}
+        free["inducing"] = np.repeat(present[:, None], d, axis=1)
+        return head, replace(zeros(head), **free)
+
+    def joining(self, total: int, random: np.random.RandomState) -> Floats | None:
+        """Return rows that join the inducing points, if any of ``total`` padded rows are to."""
+        settings = self.settings
+        if self.exact or settings.n_inducing or isinstance(settings.loss, AbstractPointwise):
+            return None
+        count = joining(total, self.n_inducing)
+        there = np.flatnonzero(self.rows.weight)
+        picked = there[draw(len(there), count, random)]
+        return np.asarray(self.batch.X)[picked] if count else None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row is a centre of the head."""
+        wanted = self.settings.exact
+        return bucket(len(self.rows)) <= self.n_inducing if wanted is None else wanted
+
+    def _start_scale(self) -> float:
+        # Distances between standardised rows grow like the root of the number of columns.
+        return 0.5 * np.log(self.rows.X.shape[1]) if self.settings.learn_head else 0.0
+
+
+def zeros(module: Any) -> Any:
+    """Return ``module`` with every leaf 0."""
+    return jax.tree.map(np.zeros_like, module)
+
+
+def replace(module: Any, **leaves: Floats) -> Any:
+    """Return ``module`` with the named leaves replaced."""
+    names = list(leaves)
+    return eqx.tree_at(lambda m: [getattr(m, k) for k in names], module, list(leaves.values()))
