@@ -23,7 +23,7 @@ def scaling(*powers):
 
 def test_a_straight_one_is_the_mixture():
     straight = scaling(1.0)
-    bent, scale = BentMixture(LATENT, straight), 0.5 * 1.4
+    bent, scale = BentMixture(LATENT, (straight,) * 2), 0.5 * 1.4
     plain = Mixture(
         LATENT.weight, straight.backward(LATENT.mean[..., None])[..., 0], scale * LATENT.std
     )
@@ -36,9 +36,10 @@ def test_a_straight_one_is_the_mixture():
     np.testing.assert_allclose(bent.crps(y), plain.crps(y), rtol=1e-3)
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.7])
-def test_scores_are_those_of_the_density(power):
-    bent = BentMixture(LATENT, scaling(power))
+@pytest.mark.parametrize("powers", [(0.0, 0.0), (0.5, 0.5), (1.7, 1.7), (0.3, 1.0)])
+def test_scores_are_those_of_the_density(powers):
+    """Each of two components has a map of its own."""
+    bent = BentMixture(LATENT, tuple(scaling(power) for power in powers))
     y = bent.quantile([0.3])[0]
     low, high = bent.quantile([1e-9, 1 - 1e-9])
 
@@ -63,7 +64,7 @@ def test_scores_are_those_of_the_density(power):
 
 def test_power_zero_above_zero_is_log_normal():
     g = Scaling(*(np.array([a]) for a in (1.0, 0.0, 0.0, 1.0, True)))
-    forecast = BentMixture(Mixture.normal([3.0], [0.5]), g)
+    forecast = BentMixture(Mixture.normal([3.0], [0.5]), (g,))
     known = lognorm(0.5, loc=-1, scale=np.exp(3))
     mean, std = forecast.moments()
     assert mean[0] == pytest.approx(known.mean(), rel=1e-9)
@@ -74,9 +75,9 @@ def test_power_zero_above_zero_is_log_normal():
 def test_columns_have_maps_of_their_own():
     each = [Mixture(LATENT.weight, LATENT.mean + k, LATENT.std) for k in (0, 1)]
     both = Mixture(LATENT.weight, *(np.stack([m[i] for m in each], -1) for i in (1, 2)))
-    forecast, y = BentMixture(both, scaling(0.0, 0.6)), RNG.normal(size=(N, 2))
+    forecast, y = BentMixture(both, (scaling(0.0, 0.6),) * 2), RNG.normal(size=(N, 2))
     for k, power in enumerate((0.0, 0.6)):
-        alone = BentMixture(each[k], scaling(power))
+        alone = BentMixture(each[k], (scaling(power),) * 2)
         for name in ("pit", "crps", "log_density"):
             one, other = getattr(forecast, name)(y)[:, k], getattr(alone, name)(y[:, k])
             np.testing.assert_allclose(one, other, rtol=1e-12)
@@ -94,7 +95,7 @@ def test_the_covariance_is_that_of_samples():
     means, (found,) = unbend(mean[:, None], covariance[None], g)
     draws = RNG.multivariate_normal(mean, covariance, 400_000)
     np.testing.assert_allclose(found, np.cov(g.backward(draws[..., None])[..., 0].T), rtol=0.05)
-    both = BentMixture(Mixture.normal(mean, np.sqrt(np.diag(covariance))), g).moments()
+    both = BentMixture(Mixture.normal(mean, np.sqrt(np.diag(covariance))), (g,)).moments()
     np.testing.assert_allclose(means[:, 0], both[0], rtol=1e-12)
     np.testing.assert_allclose(np.sqrt(np.diag(found)), both[1], rtol=1e-6)
 

@@ -13,11 +13,10 @@ from ideareg.selection import (
     Candidate,
     Selection,
     cross_validate,
-    either,
     folds,
+    joined,
     keep_heaviest,
     normal_log_density,
-    stacked,
     stacking_weights,
 )
 from ideareg.training import descend, pack
@@ -132,20 +131,16 @@ def selection_of(density, weights, interrupted=None):
     return Selection(names, density, rows, np.asarray(weights), names, interrupted)
 
 
-@pytest.mark.parametrize("gain, bends", [(0.5, True), (0.1, False), (-0.5, False)])
-def test_a_bend_has_to_be_surely_better(gain, bends):
-    rng = np.random.default_rng(2)
-    density = rng.normal(size=(50, 2))
-    straight = selection_of(density, [0.3, 0.7])
-    slope = np.full(50, 4.0)
-    other = stacked(density, straight.weights) + gain + np.tile([1, -1], 25) - slope
-    found = either(straight, selection_of(other[:, None], [1.0]), slope)
-    assert found.weights.tolist() == ([0, 0, 1] if bends else [0.3, 0.7, 0])
-    assert len(found.candidates) == len(found.descents) == 3
-    np.testing.assert_allclose(found.density[:, 2], other + slope)
+def test_two_selections_make_one_stack():
+    density = np.random.default_rng(2).normal(size=(50, 3))
+    first, second = selection_of(density[:, :2], [0.3, 0.7]), selection_of(density[:, 2:], [1.0])
+    both = joined(first, second)
+    np.testing.assert_array_equal(both.density, density)
+    np.testing.assert_allclose(both.weights, stacking_weights(density, np.ones(50)))
+    assert len(both.candidates) == len(both.descents) == 3
 
 
-def test_an_interrupted_bend_leaves_the_best_straight_fit():
+def test_an_interrupted_second_leaves_the_best_of_the_first():
     straight = selection_of(np.zeros((5, 2)), [0.2, 0.8])
     bent = selection_of(np.full((5, 1), np.nan), [0.0], interrupted="running")
-    assert either(straight, bent, np.zeros(5)).interrupted == straight.descents[1]
+    assert joined(straight, bent).interrupted == straight.descents[1]

@@ -195,6 +195,10 @@ class Bent(NamedTuple):
         """Return the targets of ``index``."""
         return Bent(self.Y[index], self.log_slope[index])
 
+    def on(self, rows: Rows) -> Rows:
+        """Return ``rows`` with these targets."""
+        return Rows(rows.X, self.Y, rows.weight)
+
 
 def yeo_johnson(A: Floats, power: Floats) -> Floats:
     r"""Return :math:`((1+x)^\lambda-1)/\lambda` for x >= 0, and its mirror image with 2 - λ below.

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ideareg._rows import Rows, bucket, centres, column_bucket, draw, pad
+from ideareg._rows import Bent, Rows, bucket, centres, column_bucket, draw, pad
 from ideareg.blocks import Warp
 from ideareg.inducing import joining
 from ideareg.integrators import AbstractIntegrator
@@ -63,19 +63,20 @@ class Settings:
     max_iter: int
     tol: float
     pad_columns: bool
+    bent: bool = False  # every candidate predicts the bent targets
 
 
 def candidates(settings: Settings, n: int) -> list[Candidate]:
     """Return the candidates worth trying on ``n`` rows; no warp comes first."""
     if settings.depth == 0:
-        return [Candidate(np.inf, 1)]
+        return [Candidate(np.inf, 1, bent=settings.bent)]
     warped = [
-        Candidate(nu, min(count, n))
+        Candidate(nu, min(count, n), bent=settings.bent)
         for nu in settings.nu
         if np.isfinite(nu)
         for count in control_point_counts(settings, n)
     ]
-    still = [Candidate(np.inf, 1)] if np.inf in settings.nu else []
+    still = [Candidate(np.inf, 1, bent=settings.bent)] if np.inf in settings.nu else []
     if n < FEWEST_ROWS and still:
         return still
     return still + list(dict.fromkeys(warped))
@@ -110,13 +111,29 @@ def batch(rows: Rows, settings: Settings) -> Batch:
 
 
 class Assembler:
-    """Builds the problem of a candidate on given rows; all have the same shapes."""
+    """Builds the problem of a candidate on given rows; all have the same shapes.
 
-    def __init__(self, rows: Rows, settings: Settings, seed: int, capacity: int) -> None:
+    Attributes
+    ----------
+    batch : Batch
+        The padded rows.
+    bent : Batch or None
+        The same with their bent targets.
+    """
+
+    def __init__(
+        self, rows: Rows, settings: Settings, seed: int, capacity: int, bent: Bent | None = None
+    ) -> None:
         self.rows, self.settings, self.seed, self.capacity = rows, settings, seed, capacity
         self.batch = batch(rows, settings)
+        size = len(self.batch.Y)
+        self.bent = None if bent is None else self.batch._replace(Y=pad(bent.Y, size))
         self.n_inducing = settings.n_inducing or inducing_points(len(rows))
         self._centres: dict[int, Floats] = {}
+
+    def reading(self, bent: bool) -> Batch:
+        """Return the rows with ordinary or bent targets."""
+        return self.bent if bent and self.bent is not None else self.batch
 
     def centres(self, count: int) -> Floats:
         """Return k-means centres of the rows in padded columns, remembered by their number."""
@@ -131,7 +148,7 @@ class Assembler:
         warp, free_warp = self.warp(candidate)
         head, free_head = self._head()
         model, free = Model(warp, head), Model(free_warp, free_head)
-        return Problem(model, free, self.batch, settings.loss)
+        return Problem(model, free, self.reading(candidate.bent), settings.loss)
 
     def warp(self, candidate: Candidate) -> tuple[Warp, Warp]:
         """Return the warp that starts from no momentum, and 1 where it is learned."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ideareg._rows import Bent, Rows, draw, pad
+from ideareg._rows import Bent, Rows, draw
 from ideareg._types import Result
 from ideareg.assembly import (
     FOLDED_ROWS,
@@ -35,9 +35,9 @@ from ideareg.selection import (
     Candidate,
     Selection,
     cross_validate,
-    either,
     folds,
     hold_out,
+    joined,
     keep_heaviest,
 )
 from ideareg.sparsity import settle
@@ -49,6 +49,8 @@ Report = Callable[[str, int, dict[str, float]], bool | None]
 
 # A share of the stack below this is not worth a fit.
 LEAST_SHARE = 0.05
+# So many of the candidates are tried on bent targets too.
+MOST_BENT = 2
 # The rows held out where they are many, and how much the selected fits are gone on with.
 HELD_OUT = 0.1
 CONTINUED = 0.5  # of the iterations
@@ -64,6 +66,7 @@ class FittedWarp(NamedTuple):
     ledger: dict[str, Any]
     history: dict[str, list[float]]
     tuned: Any = None  # what held-out rows decided for a classifier
+    bent: bool = False  # it predicts the bent targets
 
     def at_depth(self, depth: int) -> FittedWarp:
         """Return the same warp cut into ``depth`` layers."""
@@ -82,7 +85,6 @@ class Fitted:
     weights: Floats  # of the candidates, zero where one was dropped
     result: Result
     iterations: int
-    bent: bool = False  # whether they predict the bent targets
 
 
 def fit_reported(
@@ -141,7 +143,7 @@ def fit_warps(
     random : RandomState
         Decides k-means starts, folds and the rows that selection sees.
     bent : Bent, optional
-        Other targets of the rows, which selection may prefer.
+        Other targets of the rows, for candidates of the selection.
     start : list of FittedWarp, optional
         Go on from these, with their weights, instead of selecting anew.
     report : callable
@@ -159,7 +161,7 @@ def fit_warps(
     fit = partial(fit_reported, settings, report, evaluator=sums.evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
-        pool = [Candidate(w.nu, capacity) for w in start]
+        pool = [Candidate(w.nu, capacity, bent=w.bent) for w in start]
         weights = np.array([w.weight for w in start])
     elif len(pool) > 1:
         selection = _select(rows, bent, settings, random, pool, capacity, seed, fit)
@@ -167,22 +169,22 @@ def fit_warps(
             return _interrupted(sums.all_rows(rows, settings), settings, selection)
         pool = selection.candidates
         weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
-    chosen = np.flatnonzero(weights)
-    bends = pool[chosen[0]].bent  # all of the stack or none
-    if bent is not None and bends:
-        rows = Rows(rows.X, bent.Y, rows.weight)
 
     # Every row conditions the head; the descents see as many as settle what they learn.
-    seen = rows.take(draw(n, n if settings.control_rows else settings.training_rows, random))
-    assembler = Assembler(seen, settings, seed, capacity)
-    everything = sums.all_rows(rows, settings, bends)
-    sample = sums.share(assembler.batch)
-    finish = partial(_finish, rows=everything, seen=sample, settings=settings)
-    joined = assembler.joining(len(everything.X), random)
+    index = draw(n, n if settings.control_rows else settings.training_rows, random)
+    some = None if bent is None else bent.take(index)
+    assembler = Assembler(rows.take(index), settings, seed, capacity, some)
+
+    @cache
+    def data(bends: bool) -> tuple[Batch, Batch]:
+        whole = bent.on(rows) if bends and bent is not None else rows
+        return sums.all_rows(whole, settings, bends), sums.share(assembler.reading(bends))
+
+    more = assembler.joining(len(data(pool[weights.argmax()].bent)[0].X), random)
     warps: list[FittedWarp] = []
     result, iterations = Result.converged, 0
-    for j in chosen:
-        candidate, weight = pool[j], float(weights[j])
+    for j in np.flatnonzero(weights):
+        candidate = pool[j]
         problem, share = assembler.problem(candidate), 1.0
         if start is not None:
             problem = _continue_from(problem, start[j].model)
@@ -192,15 +194,16 @@ def fit_warps(
         descent = _settled(fit("fit", problem, share), problem, settings, fit)
         iterations += descent.iterations
         result = max(result, descent.result)
+        finish = partial(_finish, descent, candidate, weights[j], *data(candidate.bent), settings)
         try:
-            warps.append(finish(descent, candidate.nu, weight, joined=joined))
+            warps.append(finish(more))
         except KeyboardInterrupt:
             # The descent is worth more than the moment it takes to finish with what it learned.
-            warps.append(finish(descent, candidate.nu, weight))
+            warps.append(finish())
             result = Result.interrupted
         if result is Result.interrupted:
             break
-    return Fitted(by_weight(warps), selection, weights, result, iterations, bends)
+    return Fitted(by_weight(warps), selection, weights, result, iterations)
 
 
 def _select(
@@ -213,28 +216,29 @@ def _select(
     seed: int,
     fit: Callable[[str, Problem], Descent],
 ) -> Selection:
-    """Try the candidates on some of the rows, then those that are kept on their bent targets."""
+    """Try the candidates on some of the rows, then the best of them on bent targets."""
     index = draw(len(rows), settings.selection_rows, random)
-    rows = rows.take(index)
-    assembler = Assembler(rows, settings, seed, capacity)
-    problems = [(candidate, assembler.problem(candidate)) for candidate in pool]
+    rows, bent = rows.take(index), None if bent is None else bent.take(index)
+    assembler = Assembler(rows, settings, seed, capacity, bent)
     if len(rows) > FOLDED_ROWS:
         fold = hold_out(len(rows), HELD_OUT, random)
     else:
         fold = folds(len(rows), min(settings.n_folds, len(rows)), random)
-    validate = partial(cross_validate, fold=fold, fit=lambda problem: fit("select", problem))
-    straight = validate(problems)
-    if bent is None or straight.interrupted is not None:
+
+    def validate(pool: list[Candidate]) -> Selection:
+        problems = [(candidate, assembler.problem(candidate)) for candidate in pool]
+        found = cross_validate(problems, fold, fit=lambda problem: fit("select", problem))
+        if bent is None:
+            return found
+        # Densities of bent targets, in the units of the others.
+        slope = np.outer(bent.log_slope[fold >= 0], [candidate.bent for candidate in pool])
+        return found._replace(density=found.density + slope)
+
+    straight = validate(pool)
+    if bent is None or settings.bent or straight.interrupted is not None:
         return straight
-    bent = bent.take(index)
-    Y = pad(bent.Y, len(assembler.batch.Y))
-    kept = keep_heaviest(straight.weights, settings.n_warps, LEAST_SHARE)
-    others = [
-        (candidate._replace(bent=True), problem._replace(rows=problem.rows._replace(Y=Y)))
-        for (candidate, problem), weight in zip(problems, kept, strict=True)
-        if weight
-    ]
-    return either(straight, validate(others), bent.log_slope[fold >= 0])
+    best = np.flatnonzero(keep_heaviest(straight.weights, MOST_BENT, LEAST_SHARE))
+    return joined(straight, validate([pool[j]._replace(bent=True) for j in best]))
 
 
 def _settled(
@@ -252,14 +256,14 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
     descent = selection.interrupted
     assert descent is not None
     temper = float(descent.model.warp.temper)
-    nu = temper**-2 if temper else np.inf
-    warp = _finish(descent, nu, 1.0, rows=rows, seen=rows, settings=settings)
+    candidate = Candidate(temper**-2 if temper else np.inf, 1)
+    warp = _finish(descent, candidate, 1.0, rows, rows, settings)
     return Fitted([warp], None, np.ones(1), Result.interrupted, descent.iterations)
 
 
 def _finish(
-    descent: Descent, nu: float, weight: float, *, rows: Batch, seen: Batch, settings: Settings,
-    joined: Floats | None = None,
+    descent: Descent, candidate: Candidate, weight: float, rows: Batch, seen: Batch,
+    settings: Settings, joined: Floats | None = None,
 ) -> FittedWarp:  # fmt: skip
     """Condition the head of a descent, which has ``seen`` some of the rows, on all of them.
 
@@ -272,11 +276,12 @@ def _finish(
     else:
         learn = settings.learn_head
         model, fitted = conclude_with(model, rows, joined, learn=learn, sample=sample)
+    nu, bent = candidate.nu, candidate.bent
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
     model, predictor = jax.tree.map(np.asarray, (model, fitted))
-    return FittedWarp(model, predictor, nu, weight, books, descent.history)
+    return FittedWarp(model, predictor, nu, float(weight), books, descent.history, bent=bent)
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:

@@ -28,8 +28,6 @@ Floats = NDArray[np.float64]
 STACKING_ITERATIONS = 500
 # The log density of a row under a fit that broke down.
 WORST = -1e6
-# Targets are bent where held-out rows gain more by it than this many standard errors of their gain.
-SURE_BEND = 1.0
 
 
 class Candidate(NamedTuple):
@@ -171,38 +169,20 @@ def stacked(density: Floats, weights: Floats) -> Floats:
         return np.asarray(logsumexp(density + np.log(weights), axis=1))
 
 
-def sure(gain: Floats, weight: Floats, errors: float) -> bool:
-    """Return whether the mean gain of rows is more than that many of its standard errors."""
-    mean = np.average(gain, weights=weight)
-    deviation = np.sqrt(np.average((gain - mean) ** 2, weights=weight))
-    return bool(mean > errors * deviation / np.sqrt(weight.sum()))
+def joined(first: Selection, second: Selection) -> Selection:
+    """Return the stack of the candidates of both, on the same folds.
 
-
-def either(straight: Selection, bent: Selection, log_slope: Floats) -> Selection:
-    """Return the candidates of both, with the weights of the one that predicts better.
-
-    The bend has to be surely better; where it was interrupted, it is not.
-
-    Parameters
-    ----------
-    straight, bent : Selection
-        On the same folds.
-    log_slope : ndarray, shape (n,)
-        What the log densities of ``bent`` gain to be comparable.
+    Where the second was interrupted, the best of the first is handed back.
     """
-    if bent.interrupted is not None:
-        best = straight.descents[int(straight.weights.argmax())]
-        return straight._replace(interrupted=best)
-    density = bent.density + log_slope[:, None]
-    gain = stacked(density, bent.weights) - stacked(straight.density, straight.weights)
-    bends = sure(gain, straight.rows, SURE_BEND)
-    return Selection(
-        straight.candidates + bent.candidates,
-        np.hstack([straight.density, density]),
-        straight.rows,
-        np.append((not bends) * straight.weights, bends * bent.weights),
-        straight.descents + bent.descents,
-        None,
+    if second.interrupted is not None:
+        best = first.descents[int(first.weights.argmax())]
+        return first._replace(interrupted=best)
+    density = np.hstack([first.density, second.density])
+    return first._replace(
+        candidates=first.candidates + second.candidates,
+        density=density,
+        weights=stacking_weights(density, first.rows),
+        descents=first.descents + second.descents,
     )
 
 

@@ -1,6 +1,6 @@
 """The predictive distribution of a stack of warps: a mixture, computed in chunks of rows.
 
-Inputs are standardised rows, outputs are in units of the standardised targets.
+Inputs are standardised rows, outputs are in units of the standardised targets of each warp.
 """
 
 from __future__ import annotations
@@ -66,10 +66,14 @@ class Stack(NamedTuple):
         ]
         return means, np.stack(each)
 
-    def log_density(self, Z: Floats, Y: Floats) -> Floats:
-        """Return the log density of each row of Y (n, k), summed over outputs, shape (n,)."""
+    def log_density(self, Z: Floats, Y: Floats, log_slope: Floats) -> Floats:
+        """Return the log density of each row, summed over outputs, shape (n,).
+
+        Each warp sees targets of its own, Y (m, n, k); ``log_slope`` (m, n) is what their density
+        gains in common units.
+        """
         means, variances = self._each(Z)
-        each = normal_log_density(Y, means, variances).sum(-1)
+        each = normal_log_density(Y, means, variances).sum(-1) + log_slope
         return logsumexp(each + np.log(self.weights)[:, None], axis=0)
 
     def mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture:
@@ -80,15 +84,15 @@ class Stack(NamedTuple):
         means, variances = self._each(Z, ratio)
         return Mixture(self.weights, means, np.sqrt(variances))
 
-    def sample(self, Z: Floats, count: int, random: np.random.RandomState) -> Floats:
-        """Draw functions without noise, (n, k, count): first a warp, then its process."""
+    def sample(self, Z: Floats, count: int, random: np.random.RandomState) -> list[Floats]:
+        """Draw functions without noise, ``count`` in all: of each warp (n, k, its share)."""
         picks = random.multinomial(count, self.weights)
         draws = []
         for w, times in zip(self.warps, picks, strict=True):
             pairs = zip(_mean(w, Z).T, _covariance(w, Z), strict=True)
             columns = [random.multivariate_normal(m, C, times).T for m, C in pairs]
             draws.append(np.stack(columns, axis=1))
-        return np.concatenate(draws, axis=2)[:, :, random.permutation(count)]
+        return draws
 
     def _each(self, Z: Floats, ratio: Floats | float = 1.0) -> tuple[Floats, Floats]:
         pairs = [_moments(w, Z, ratio) for w in self.warps]

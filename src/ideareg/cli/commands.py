@@ -113,7 +113,7 @@ def _fit(
     rows, targets = features.iloc[test], y[test]
     warped, plain = held_out(model, rows, targets), None
     if warp and head:
-        bent = bool((model[-1].target_power_ != 1).any())
+        bent = bool((model[-1].target_power_[0] != 1).any())
         alone = clone(model).set_params(regress__nu=math.inf, regress__target_power=bent)
         plain = held_out(alone.fit(features.iloc[train], y[train]), rows, targets)
     return _Fit(model, train, test, warped, plain, seconds)

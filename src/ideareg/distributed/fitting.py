@@ -111,16 +111,14 @@ def fit(
 
         # So few rows that the head is exact are all in the sample, and on every process.
         sparse = not Assembler(rows, settings, seed=0, capacity=1).exact
-        bend = model._bend(settings, merged)
 
-        def everything(bent: bool) -> Batch:
-            part = model._scaled(own)
-            if bent and bend is not None:
-                part = Rows(part.X, bend.forward(own.Y), part.weight)
+        def everything(bends: bool) -> Batch:
+            part, bent = model._scaled(own), model._bent(own)
+            part = bent.on(part) if bends and bent is not None else part
             return share_parts(part, settings.pad_columns)
 
         sums = Sums(shared, share, everything) if sparse else Sums(shared)
-        model._select_and_fit(settings, rows, (X, y), random, bend=bend, sums=sums)
+        model._select_and_fit(settings, rows, (X, y), random, model._bent(merged), sums)
     return model
 
 

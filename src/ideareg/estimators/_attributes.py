@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
-from ideareg._rows import Scaling
 from ideareg._types import Result
 from ideareg.assembly import Settings
 from ideareg.pointwise import AbstractBoxed
@@ -20,8 +19,8 @@ from ideareg.sparsity import keep
 from ideareg.stack import Stack
 
 
-def store(model: Any, fitted: Fitted, bend: Scaling | None = None) -> None:
-    """Set the fitted attributes; ``bend`` is the map of targets that the fit may have preferred."""
+def store(model: Any, fitted: Fitted) -> None:
+    """Set the fitted attributes."""
     if fitted.result is Result.not_finite:
         warnings.warn(Result.not_finite.message, ConvergenceWarning, stacklevel=4)
     if fitted.result is Result.interrupted:
@@ -29,8 +28,6 @@ def store(model: Any, fitted: Fitted, bend: Scaling | None = None) -> None:
     model.warps_ = fitted.warps
     model.n_iter_ = max(fitted.iterations, 1)
     _describe_selection(model, fitted)
-    if fitted.bent and bend is not None:
-        model._scale_y = bend
     describe_warps(model)
 
 

@@ -35,6 +35,7 @@ class BoundsMixin:
     _standardised: Callable[[Floats], Floats]
     _shaped: Callable[[Floats], Floats]
     _check_straight: Callable[[str], None]
+    _scaling: Callable[[FittedWarp], Scaling]
 
     @property
     @scoped
@@ -151,19 +152,22 @@ class BoundsMixin:
             For rows that do not fit the model.
         """
         check_is_fitted(self)
-        rows, loss = self._batch(X, y, sample_weight), read_settings(self).loss
-        one = copy.copy(self)
-        one.warps_ = [
-            w._replace(predictor=jax.tree.map(np.asarray, conclude(w.model, rows, loss)))
-            for w in self.warps_
-        ]
+        one, loss = copy.copy(self), read_settings(self).loss
+
+        def conditioned(w: FittedWarp) -> FittedWarp:
+            rows = self._batch(X, y, sample_weight, w)
+            return w._replace(predictor=jax.tree.map(np.asarray, conclude(w.model, rows, loss)))
+
+        one.warps_ = [conditioned(w) for w in self.warps_]
         for name in ("momentum_norms_", "support_"):
             one.__dict__.pop(name, None)
         describe_warps(one)
         return one
 
-    def _batch(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Batch:
-        """Return rows in the form that fits use, on the scales of this one."""
+    def _batch(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, warp: FittedWarp
+    ) -> Batch:
+        """Return rows in the form that fits use, with the targets of a warp."""
         checked: Any = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, reset=False
         )
@@ -176,6 +180,6 @@ class BoundsMixin:
         size = bucket(len(rows))
         return Batch(
             pad(self._standardised(rows.X), size),
-            pad(self._scale_y.forward(rows.Y), size),
+            pad(self._scaling(warp).forward(rows.Y), size),
             pad(rows.weight, size),
         )

@@ -18,6 +18,9 @@ from ideareg.noise import Residuals, calibrate, log_targets, scoring_targets
 
 Floats = NDArray[np.float64]
 
+# Noise varies where held-out rows gain more by it than this many standard errors of their gain.
+SURE = 2.0
+
 
 class Ratio(NamedTuple):
     """The noise variance relative to what is ordinary: exp(θ g(x) − shift).
@@ -52,6 +55,13 @@ class Varying(NamedTuple):
 def weighted(rows: Rows, weight: Floats) -> Rows:
     """Return the rows with other weights."""
     return Rows(rows.X, rows.Y, weight)
+
+
+def sure(gain: Floats, weight: Floats) -> bool:
+    """Return whether the mean gain of rows is more than chance."""
+    mean = np.average(gain, weights=weight)
+    deviation = np.sqrt(np.average((gain - mean) ** 2, weights=weight))
+    return bool(mean > SURE * deviation / np.sqrt(weight.sum()))
 
 
 def go_on(model: WarpingRegressor) -> None:

@@ -93,21 +93,34 @@ class PredictiveMixin(MixtureMixin):
     warps_: list[FittedWarp]
     loss: str
     _scale_y: Scaling
+    _bend: Scaling | None
     _one_output: bool
     _inputs: Callable[[ArrayLike], Floats]
 
     @property
     def target_power_(self) -> Floats:
-        """Yeo-Johnson power of each output, 1 where targets are not bent."""
+        """Yeo-Johnson power of the targets that each warp predicts, 1 where they are not bent."""
         check_is_fitted(self)
-        return np.array(self._scale_y.power)
+        return self._shaped(np.stack([g.power for g in self._scalings]))
+
+    @property
+    def _scalings(self) -> list[Scaling]:
+        """Return the map of the targets that each warp predicts."""
+        return [self._scaling(w) for w in self.warps_]
+
+    def _scaling(self, warp: FittedWarp) -> Scaling:
+        return self._bend if warp.bent and self._bend is not None else self._scale_y
+
+    @property
+    def _bends(self) -> bool:
+        return any(g.bends for g in self._scalings)
 
     def _check_straight(self, what: str) -> None:
         """Refuse what needs predictions that are linear in the targets."""
-        if self._scale_y.bends:
+        if self._bends:
             raise ValueError(
-                f"{what} needs predictions that are linear in the targets, and held-out rows "
-                "preferred these bent (target_power_); fit with target_power=False."
+                f"{what} needs predictions that are linear in the targets, and warps of this stack "
+                "predict bent ones (target_power_); fit with target_power=False."
             )
 
     def _check_density(self) -> None:
@@ -137,10 +150,11 @@ class PredictiveMixin(MixtureMixin):
         A mixture of normals, summed over outputs where there are several.
         """
         self._check_density()
-        Z, stack = self._inputs(X), Stack(self.warps_)
+        Z = self._inputs(X)
         observed = self._observed(y, len(Z))
-        slope = self._scale_y.log_slope(observed).sum(1)
-        return stack.log_density(Z, self._scale_y.forward(observed)) + slope
+        targets = np.stack([g.forward(observed) for g in self._scalings])
+        slopes = np.stack([g.log_slope(observed).sum(1) for g in self._scalings])
+        return Stack(self.warps_).log_density(Z, targets, slopes)
 
     @scoped
     def sample_y(self, X: ArrayLike, n_samples: int = 1, random_state: Any = 0) -> Floats:
@@ -154,9 +168,10 @@ class PredictiveMixin(MixtureMixin):
         ndarray of shape (n_samples_X, n_samples) or (n_samples_X, n_outputs, n_samples)
         """
         self._check_density()
-        Z, stack = self._inputs(X), Stack(self.warps_)
-        samples = stack.sample(Z, n_samples, random_stream(random_state))
-        samples = np.moveaxis(self._scale_y.backward(np.moveaxis(samples, 1, -1)), -1, 1)
+        Z, stack, random = self._inputs(X), Stack(self.warps_), random_stream(random_state)
+        draws = zip(self._scalings, stack.sample(Z, n_samples, random), strict=True)
+        back = [np.moveaxis(g.backward(np.moveaxis(part, 1, -1)), -1, 1) for g, part in draws]
+        samples = np.concatenate(back, axis=2)[..., random.permutation(n_samples)]
         return samples[:, 0] if self._one_output else samples
 
     @scoped
@@ -181,31 +196,29 @@ class PredictiveMixin(MixtureMixin):
 
     def _mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture | BentMixture:
         """Return the mixture at standardised rows; see `Stack.mixture` for the ratio."""
-        return self._in_units(Stack(self.warps_).mixture(Z, ratio))
+        return self._in_units(Stack(self.warps_).mixture(Z, ratio), self._scalings)
 
-    def _in_units(self, latent: Mixture) -> Mixture | BentMixture:
-        """Return a mixture of standardised targets, (n, k), in the units and the shape of y."""
-        if self._scale_y.bends:
-            parts = (np.stack([self._shaped(each) for each in part]) for part in latent[1:])
-            return BentMixture(Mixture(latent.weight, *parts), self._scale_y)
-        means = [self._targets(each) for each in latent.mean]
-        stds = [self._shaped(each * self._scale_y.scale) for each in latent.std]
-        return Mixture(latent.weight, np.stack(means), np.stack(stds))
+    def _in_units(self, latent: Mixture, scalings: list[Scaling]) -> Mixture | BentMixture:
+        """Return a mixture of standardised targets, (n, k), in the units and the shape of y.
+
+        Component j is of the targets that ``scalings[j]`` makes.
+        """
+        if any(g.bends for g in scalings):
+            parts = (self._shaped(part) for part in latent[1:])
+            return BentMixture(Mixture(latent.weight, *parts), tuple(scalings))
+        means = self._shaped(self._scale_y.backward(latent.mean))
+        return Mixture(latent.weight, means, self._shaped(latent.std * self._scale_y.scale))
 
     def _mean(self, Z: Floats) -> Floats:
         """Return the predictive mean at standardised rows."""
-        if self._scale_y.bends:
+        if self._bends:
             return self._mixture(Z).moments()[0]
         return self._targets(Stack(self.warps_).mean(Z))
 
     def _covariance(self, Z: Floats) -> tuple[Floats, Floats]:
         """Return mean and covariance of observations at standardised rows."""
-        stack, scale = Stack(self.warps_), self._scale_y
-        means, covariances = stack.normals(Z)
-        if scale.bends:
-            means, covariances = unbend(means, covariances, scale)
-        else:
-            means = scale.backward(means)
-            covariances = covariances * scale.scale[:, None, None] ** 2
-        mean, covariance = mix(stack.weights, means, covariances)
+        stack = Stack(self.warps_)
+        each = zip(*stack.normals(Z), self._scalings, strict=True)
+        means, covariances = zip(*(unbend(*normal) for normal in each), strict=True)
+        mean, covariance = mix(stack.weights, np.stack(means), np.stack(covariances))
         return self._shaped(mean), self._shaped(np.moveaxis(covariance, 0, -1))

@@ -91,8 +91,10 @@ def _named_leaves(warp: FittedWarp) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
 
 
-def _scales(model: Any) -> tuple[str, ...]:
-    return ("_scale_x",) if is_classifier(model) else ("_scale_x", "_scale_y")
+def _scales(model: Any, bent: bool) -> tuple[str, ...]:
+    if is_classifier(model):
+        return ("_scale_x",)
+    return ("_scale_x", "_scale_y", "_bend") if bent else ("_scale_x", "_scale_y")
 
 
 def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
@@ -103,7 +105,7 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
     for name in KERNEL_PARAMETERS:
         parameters[name] = kernel_spec(parameters[name], name)
     arrays: Arrays = {}
-    for scale in _scales(model):
+    for scale in _scales(model, any(warp.bent for warp in model.warps_)):
         for name, value in getattr(model, scale)._asdict().items():
             arrays[f"{scale}.{name}"] = np.asarray(value)
     warps = []
@@ -114,6 +116,7 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
         described = {
             "nu": warp.nu,
             "weight": warp.weight,
+            "bent": warp.bent,
             "head": kind,
             "ledger": warp.ledger,
             "history": warp.history,
@@ -163,7 +166,9 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
             model._one_output = bool(header["one_output"])
             outputs = arrays["_scale_y.mean"].size
         columns = (model.n_features_in_, outputs)
-        for scale, count in zip(_scales(model), columns, strict=False):
+        bent = any(warp.get("bent") for warp in header["warps"])
+        model._bend = None
+        for scale, count in zip(_scales(model, bent), (*columns, outputs), strict=False):
             wanted = Scaling.of(np.ones((1, count)), np.ones(1))._asdict()
             parts = {name: take(arrays, f"{scale}.{name}", a) for name, a in wanted.items()}
             setattr(model, scale, Scaling(**parts))
@@ -198,7 +203,8 @@ def _restore_warp(
         tuned = Tuned(float(length), float(ridge), Calibration(float(scale), shift), offset)
     nu, weight = float(header["nu"]), float(header["weight"])
     predictor = Predictor(model.warp, *parts)
-    return FittedWarp(model, predictor, nu, weight, header["ledger"], header["history"], tuned)
+    books, history, bent = header["ledger"], header["history"], bool(header.get("bent"))
+    return FittedWarp(model, predictor, nu, weight, books, history, tuned, bent)
 
 
 def _skeleton(

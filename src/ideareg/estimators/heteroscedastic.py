@@ -26,18 +26,16 @@ from ideareg.estimators._noise import (
     estimate,
     go_on,
     held_out,
+    sure,
     weighted,
 )
 from ideareg.estimators._predictive import MixtureMixin
 from ideareg.estimators._settings import check_integer, read_settings
 from ideareg.estimators._state import SavingMixin
 from ideareg.estimators.warping import WarpingRegressor
-from ideareg.selection import folds, sure
+from ideareg.selection import folds
 
 Floats = NDArray[np.float64]
-
-# Noise varies where held-out rows gain more by it than this many standard errors of their gain.
-SURE_NOISE = 2.0
 
 
 class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEstimator):
@@ -206,7 +204,7 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
                 break
             best = found
         self.score_ = self.baseline_score_ = float(share @ still)
-        if sure(best.density - still, rows.weight, SURE_NOISE):
+        if sure(best.density - still, rows.weight):
             weight = rows.weight / best.ratio.at(rows.X)
             regressor = again(base, weighted(rows, weight), select=True)
             self.regressor_, self._ratio = regressor, best.ratio
@@ -346,7 +344,7 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
         share, shift = (float(number) for number in header["ratio"])
         if noise is not None and noise.n_features_in_ != regressor.n_features_in_:
             raise ValueError("model file: its two regressors take different columns")
-        if regressor._scale_y.bends:
+        if regressor._bends:
             raise ValueError("model file: its targets are bent, and its noise is not")
         if not (0 <= share <= 1 and np.isfinite(shift)):
             raise ValueError("model file: the size of its noise makes no sense")

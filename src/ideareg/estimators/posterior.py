@@ -56,7 +56,8 @@ class WarpSamples:
             mean, variance = in_chunks(moments, model._inputs(X), CHUNK_SPREAD)
         means, variances = (np.moveaxis(part, 1, 0) for part in (mean, variance))
         weight = np.full(len(means), 1 / len(means))
-        return model._in_units(Mixture(weight, means, np.sqrt(variances + noise)))
+        latent = Mixture(weight, means, np.sqrt(variances + noise))
+        return model._in_units(latent, model._scalings * len(means))
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """Return the mean, and on request the standard deviation of a new observation."""
@@ -116,7 +117,7 @@ def sample_posterior(
             "take another by model.member(i), or fit with a finite nu."
         )
     with numerics():
-        rows = one._batch(X, y, sample_weight)
+        rows = one._batch(X, y, sample_weight, one.warps_[0])
         # A column in which no row differs, or that pads, is none to move in.
         moves = pad(one._scale_x.varies[None].astype(float), fitted.warp.momentum.shape[1], axis=1)
         draws = sample_momentum(

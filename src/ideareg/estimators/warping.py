@@ -30,7 +30,7 @@ from ideareg.estimators._state import SavingMixin
 from ideareg.estimators._warped import WarpMixin
 from ideareg.kernels import AbstractKernel
 from ideareg.losses import LOSSES
-from ideareg.recipe import Sums, fit_warps
+from ideareg.recipe import FittedWarp, Sums, fit_warps
 
 Floats = NDArray[np.float64]
 
@@ -105,8 +105,8 @@ class WarpingRegressor(
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
     target_power : bool or "auto", default="auto"
         Take the skew out of each target likewise: noise then grows or shrinks with ``y``, and
-        predictions are moments of bent normals. "auto" tries it where candidates are selected, and
-        keeps it where held-out rows are surely better predicted.
+        predictions are moments of bent normals. "auto" tries it where candidates are selected; the
+        stack may mix warps with and without.
     n_warps : int, default=3
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
@@ -152,8 +152,8 @@ class WarpingRegressor(
     cv_results_ : dict of ndarray
         ``param_nu``, ``param_n_control_points``, ``param_bent``, ``mean_test_log_density``,
         ``weight``.
-    target_power_ : ndarray of shape (n_outputs,)
-        Yeo-Johnson power of each output, 1 where targets are not bent.
+    target_power_ : ndarray of shape (n_warps,) or (n_warps, n_outputs)
+        Yeo-Johnson power of the targets that each warp predicts, 1 where they are not bent.
     history_ : dict of list
         The descent of the heaviest warp.
     noise_ : float
@@ -276,8 +276,7 @@ class WarpingRegressor(
         merged = canonical(*rows)
         self._measure(merged)
         random = random_stream(self.random_state)
-        bend = self._bend(settings, merged)
-        self._select_and_fit(settings, self._scaled(merged), (X, y), random, bend=bend)
+        self._select_and_fit(settings, self._scaled(merged), (X, y), random, self._bent(merged))
         describe_support(self, settings, places(*rows))
         return self
 
@@ -290,20 +289,25 @@ class WarpingRegressor(
         return Rows(X, y.reshape(len(y), -1), weight)
 
     def _measure(self, rows: Rows) -> None:
-        """Take the units of the columns from the rows; a fit that goes on keeps their bends."""
-        bent = self.target_power is True
-        if self.target_power == "auto" and self.warm_start and hasattr(self, "warps_"):
-            bent = self._scale_y.bends
+        """Take the units of the columns from the rows."""
         self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize, bend=self.power)
-        self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize, bend=bent)
-
-    def _bend(self, settings: Settings, rows: Rows) -> Scaling | None:
-        """Return another map of the targets, if one is worth trying."""
-        learned = settings.learn_head and self.standardize
-        if self.target_power != "auto" or not learned or self._scale_y.bends:
-            return None
+        self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize)
+        self._bend = None
+        if self.target_power is False or not self.standardize or self.loss != "evidence":
+            return
         bend = Scaling.of(rows.Y, rows.weight, bend=True)
-        return bend if bend.unevenness(rows.Y, rows.weight) > LEAST_BEND else None
+        needed = self.target_power is True or any(w.bent for w in self._start or ())
+        if needed or bend.unevenness(rows.Y, rows.weight) > LEAST_BEND:
+            self._bend = bend
+
+    @property
+    def _start(self) -> list[FittedWarp] | None:
+        """The warps that a fit goes on from."""
+        return getattr(self, "warps_", None) if self.warm_start else None
+
+    def _bent(self, rows: Rows) -> Bent | None:
+        """Return other targets of the rows, if some are worth trying."""
+        return None if self._bend is None else Bent.of(rows.Y, self._scale_y, self._bend)
 
     def _scaled(self, rows: Rows) -> Rows:
         return Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
@@ -314,17 +318,13 @@ class WarpingRegressor(
         rows: Rows,
         data: tuple[Any, Any],
         random: Any,
-        *,
-        bend: Scaling | None = None,
+        bent: Bent | None = None,
         sums: Sums = Sums(),  # noqa: B008
     ) -> None:
-        """Fit standardised rows, or the same with targets of another map."""
-        start = getattr(self, "warps_", None) if self.warm_start else None
+        """Fit standardised rows, with bent targets for candidates of their own."""
+        start = self._start
         pool = candidates(settings, len(rows))
         descents = len(pool) * (settings.n_folds + 1) if start is None and len(pool) > 1 else 1
-        bent = (
-            None if bend is None else Bent.of(self._scale_y.backward(rows.Y), self._scale_y, bend)
-        )
         with fit_task(self, *data) as context:
             progress = Progress(
                 self, data, total=descents * settings.max_iter, visible=bool(self.verbose),
@@ -334,7 +334,7 @@ class WarpingRegressor(
                 fitted = fit_warps(
                     rows, settings, random, bent=bent, start=start, report=progress, sums=sums
                 )
-            store(self, fitted, bend)
+            store(self, fitted)
 
     @scoped
     def predict(
