@@ -52,6 +52,7 @@ ORDER = [
     "posterior",
     "robustness",
     "sparsity",
+    "concurrency",
     "selection",
     "assembly",
     "ledger",

@@ -32,7 +32,7 @@ def grid(model):
     z = np.zeros((161, *fitted.warp.momentum.shape))
     z[:, 0, 0] = np.linspace(-5, 5, 161)
     with jax.enable_x64(True):
-        rows = model._batch(X, Y, None)
+        rows = model._batch(X, Y, None, model.warps_[0])
         density = jax.jit(lambda z: jax.lax.map(lambda one: log_density(one, fitted, rows), z))(z)
         mean, variance = moments_of_draws(fitted, rows, z, model._inputs(AT))
     density, mean, variance = (np.asarray(part) for part in (density, mean, variance))

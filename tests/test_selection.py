@@ -83,7 +83,7 @@ def run(rows, fit=None):
     problems = [(c, make_problem(rows=rows, nu=c.nu)) for c in CANDIDATES]
     descents = []
 
-    def record(problem):
+    def record(problem, number):
         descents.append((fit or (lambda p: descend(p, max_iter=4)))(problem))
         return descents[-1]
 

@@ -3,10 +3,12 @@
 import copy
 import itertools
 import logging
+import os
 import pickle
 import random
 import re
 import signal
+import time
 import warnings
 
 import jax
@@ -47,7 +49,13 @@ def regressor(**changes):
 
 
 SPARSE = {"head": "sparse", "n_inducing": 8}
-STACK = {"nu": (np.inf, 5.0, 0.5), "n_warps": 3, "n_folds": 2, "max_iter": 8}
+STACK = {
+    "nu": (np.inf, 5.0, 0.5),
+    "n_warps": 3,
+    "n_folds": 2,
+    "max_iter": 8,
+    "target_power": False,
+}
 ROWS = {"n_control_points": "rows", "loss": "squared", "learn_head": False}
 
 
@@ -307,14 +315,16 @@ def test_warm_start_refuses_other_shapes():
 
 @pytest.mark.parametrize("stage", ["select", "fit"])
 @pytest.mark.parametrize("by", ["callback", "signal"])
-def test_interruption_leaves_a_usable_model(stage, by, tmp_path):
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_interruption_leaves_a_usable_model(stage, by, n_jobs, tmp_path):
     def interrupt(record):
         if record["stage"] == stage and record["iteration"] == 3:
             if by == "callback":
                 raise KeyboardInterrupt
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)  # as a slower fit gives the process time to notice
 
-    model = regressor(**STACK, callback=interrupt)
+    model = regressor(**STACK, callback=interrupt, n_jobs=n_jobs)
     with pytest.warns(ConvergenceWarning, match="Interrupted by the user"):
         model.fit(X, Y1)
     assert model.ledger_["result"].startswith("Interrupted") and not model.ledger_["converged"]
@@ -322,6 +332,15 @@ def test_interruption_leaves_a_usable_model(stage, by, tmp_path):
     assert model.warp_weights_.sum() == pytest.approx(1)
     model.save(tmp_path / "model")
     assert_same(model, ideareg.load(tmp_path / "model"))
+
+
+def test_answers_do_not_depend_on_how_many_descents_run_at_a_time():
+    seen = []
+    both = regressor(**STACK, n_jobs=2, callback=seen.append).fit(X, Y1)
+    assert_same(regressor(**STACK, n_jobs=1).fit(X, Y1), both)
+    assert {(s["stage"], s["descent"]) for s in seen} >= {("select", k) for k in range(6)}
+    with pytest.raises(ValueError, match="n_jobs must be"):
+        regressor(n_jobs="two").fit(X, Y1)
 
 
 def test_callback_is_told_and_stops():

@@ -63,6 +63,7 @@ class Settings:
     max_iter: int
     tol: float
     pad_columns: bool
+    workers: int = 1  # descents at a time
     bent: bool = False  # every candidate predicts the bent targets
 
 

@@ -27,6 +27,7 @@ from ideareg.assembly import (
     candidates,
     capacity_for,
 )
+from ideareg.concurrency import Crew
 from ideareg.inducing import conclude_with
 from ideareg.ledger import ledger, of_flow
 from ideareg.pointwise import AbstractBoxed
@@ -88,15 +89,19 @@ class Fitted:
 
 
 def fit_reported(
-    settings: Settings, report: Report, stage: str, problem: Problem, share: float = 1.0,
-    evaluator: Callable[[Problem], Evaluate] = evaluator,
+    settings: Settings, report: Report, stage: str, problem: Problem, number: int = 0, *,
+    share: float = 1.0, evaluator: Callable[[Problem], Evaluate] = evaluator,
 ) -> Descent:  # fmt: skip
-    """Descend for a share of the iterations and report each under the name of the stage."""
+    """Descend for a share of the iterations, and report each with stage and number."""
+
+    def reported(iteration: int, record: dict[str, float]) -> bool | None:
+        return report(stage, iteration, {**record, "descent": number})
+
     return descend(
         problem,
         max_iter=max(round(share * settings.max_iter), 1),
         gtol=settings.tol,
-        callback=partial(report, stage),
+        callback=reported,
         evaluator=evaluator,
     )
 
@@ -143,7 +148,7 @@ def fit_warps(
     random : RandomState
         Decides k-means starts, folds and the rows that selection sees.
     bent : Bent, optional
-        Other targets of the rows, for candidates of the selection.
+        Their bent targets.
     start : list of FittedWarp, optional
         Go on from these, with their weights, instead of selecting anew.
     report : callable
@@ -156,15 +161,15 @@ def fit_warps(
         Usable also after Ctrl-C: then ``result`` says so.
     """
     seed, n = int(random.randint(2**31 - 1)), len(rows)
-    pool = candidates(settings, n)
-    capacity = capacity_for(settings, n)
-    fit = partial(fit_reported, settings, report, evaluator=sums.evaluator)
+    pool, capacity = candidates(settings, n), capacity_for(settings, n)
+    crew = Crew(settings.workers)
+    fit = partial(fit_reported, settings, crew.in_turn(report), evaluator=sums.evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
     if start is not None:
         pool = [Candidate(w.nu, capacity, bent=w.bent) for w in start]
         weights = np.array([w.weight for w in start])
     elif len(pool) > 1:
-        selection = _select(rows, bent, settings, random, pool, capacity, seed, fit)
+        selection = _select(rows, bent, settings, random, pool, capacity, seed, fit, crew)
         if selection.interrupted is not None:
             return _interrupted(sums.all_rows(rows, settings), settings, selection)
         pool = selection.candidates
@@ -172,8 +177,7 @@ def fit_warps(
 
     # Every row conditions the head; the descents see as many as settle what they learn.
     index = draw(n, n if settings.control_rows else settings.training_rows, random)
-    some = None if bent is None else bent.take(index)
-    assembler = Assembler(rows.take(index), settings, seed, capacity, some)
+    assembler = Assembler(rows.take(index), settings, seed, capacity, bent and bent.take(index))
 
     @cache
     def data(bends: bool) -> tuple[Batch, Batch]:
@@ -181,29 +185,34 @@ def fit_warps(
         return sums.all_rows(whole, settings, bends), sums.share(assembler.reading(bends))
 
     more = assembler.joining(len(data(pool[weights.argmax()].bent)[0].X), random)
-    warps: list[FittedWarp] = []
-    result, iterations = Result.converged, 0
-    for j in np.flatnonzero(weights):
-        candidate = pool[j]
-        problem, share = assembler.problem(candidate), 1.0
+
+    def descent(j: int) -> Descent:
+        problem, share = assembler.problem(pool[j]), 1.0
         if start is not None:
             problem = _continue_from(problem, start[j].model)
         elif selection is not None and n > FOLDED_ROWS:
-            problem = _continue_from(problem, selection.descents[j].model)
-            share = CONTINUED
-        descent = _settled(fit("fit", problem, share), problem, settings, fit)
-        iterations += descent.iterations
-        result = max(result, descent.result)
-        finish = partial(_finish, descent, candidate, weights[j], *data(candidate.bent), settings)
+            problem, share = _continue_from(problem, selection.descents[j].model), CONTINUED
+        return _settled(fit("fit", problem, j, share=share), problem, settings, fit)
+
+    chosen = np.flatnonzero(weights)
+    descents = crew.run([partial(descent, j) for j in chosen], _interrupts)
+    warps: list[FittedWarp] = []
+    result, iterations = Result.interrupted if crew.stopped else Result.converged, 0
+    for j, made in [(j, d) for j, d in zip(chosen, descents, strict=True) if d is not None]:
+        result, iterations = max(result, made.result), iterations + made.iterations
+        finish = partial(_finish, made, pool[j], weights[j], *data(pool[j].bent), settings)
         try:
             warps.append(finish(more))
         except KeyboardInterrupt:
             # The descent is worth more than the moment it takes to finish with what it learned.
             warps.append(finish())
             result = Result.interrupted
-        if result is Result.interrupted:
             break
     return Fitted(by_weight(warps), selection, weights, result, iterations)
+
+
+def _interrupts(descent: Descent) -> bool:
+    return descent.result is Result.interrupted
 
 
 def _select(
@@ -214,7 +223,8 @@ def _select(
     pool: list[Candidate],
     capacity: int,
     seed: int,
-    fit: Callable[[str, Problem], Descent],
+    fit: Callable[[str, Problem, int], Descent],
+    crew: Crew,
 ) -> Selection:
     """Try the candidates on some of the rows, then the best of them on bent targets."""
     index = draw(len(rows), settings.selection_rows, random)
@@ -227,7 +237,7 @@ def _select(
 
     def validate(pool: list[Candidate]) -> Selection:
         problems = [(candidate, assembler.problem(candidate)) for candidate in pool]
-        found = cross_validate(problems, fold, fit=lambda problem: fit("select", problem))
+        found = cross_validate(problems, fold, fit=partial(fit, "select"), crew=crew)
         if bent is None:
             return found
         # Densities of bent targets, in the units of the others.
@@ -242,7 +252,7 @@ def _select(
 
 
 def _settled(
-    descent: Descent, problem: Problem, settings: Settings, fit: Callable[[str, Problem], Descent]
+    descent: Descent, problem: Problem, settings: Settings, fit: Callable[..., Descent]
 ) -> Descent:
     """Return the descent gone on with from the rows that matter, where only some of them can."""
     sparse = settings.control_rows and isinstance(settings.loss, AbstractBoxed)

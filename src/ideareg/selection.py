@@ -11,6 +11,7 @@ of a *stack*, the mixture of predictive distributions that would have predicted 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.special import logsumexp
 
 from ideareg._rows import bucket, pad
 from ideareg._types import Result
+from ideareg.concurrency import Crew
 from ideareg.readout import Batch
 from ideareg.training import Descent, Problem
 from ideareg.uncertainty import conclude, predict_moments
@@ -99,7 +101,8 @@ def cross_validate(
     problems: list[tuple[Candidate, Problem]],
     fold: NDArray[np.intp],
     *,
-    fit: Callable[[Problem], Descent],
+    fit: Callable[[Problem, int], Descent],
+    crew: Crew | None = None,
 ) -> Selection:
     """Fit every candidate on every fold and stack them by their held-out densities.
 
@@ -110,40 +113,51 @@ def cross_validate(
     fold : ndarray of int, shape (n,)
         The fold that holds out each row; -1 for none.
     fit : callable
-        Returns the `Descent` of a problem.
+        Returns the `Descent` of a problem, which is also told its number.
+    crew : Crew, optional
+        Runs them side by side.
     """
-    n = len(fold)
-    candidates = [candidate for candidate, _ in problems]
-    density = np.full((n, len(problems)), np.nan)
-    everything = problems[0][1].rows
-    weight = np.asarray(everything.weight)
-    descents: list[Descent] = []
+    n, count = len(fold), len(problems)
+    rows = problems[0][1].rows
+    weight = np.asarray(rows.weight)
+    density = np.full((n, count), np.nan)
 
-    def outcome(weights: Floats, interrupted: Descent | None) -> Selection:
-        judged = fold >= 0
-        return Selection(
-            candidates, density[judged], weight[:n][judged], weights, descents, interrupted
-        )
-
-    for k in range(fold.max() + 1):
+    def attempt(k: int, j: int) -> tuple[Descent, Floats | None]:
         out = np.flatnonzero(fold == k)
         kept = weight.copy()
         kept[out] = 0.0
-        X, Y = (np.asarray(part)[out] for part in (everything.X, everything.Y))
-        descents = []
-        for j, (_, problem) in enumerate(problems):
-            rows = problem.rows._replace(weight=kept)
-            descent = fit(problem._replace(rows=rows))
-            descents.append(descent)
-            if descent.result is Result.interrupted:
-                return outcome(np.zeros(len(problems)), descent)
-            try:
-                score = held_out_density(descent, rows, X, Y)
-            except KeyboardInterrupt:
-                return outcome(np.zeros(len(problems)), descent)
-            density[out, j] = np.where(np.isfinite(score), score, WORST)
+        problem = problems[j][1]
+        seen = problem.rows._replace(weight=kept)
+        descent = fit(problem._replace(rows=seen), k * count + j)
+        if descent.result is Result.interrupted:
+            return descent, None
+        X, Y = (np.asarray(part)[out] for part in (problem.rows.X, problem.rows.Y))
+        try:
+            return descent, held_out_density(descent, seen, X, Y)
+        except KeyboardInterrupt:
+            return descent, None
+
+    pairs = [(k, j) for k in range(fold.max() + 1) for j in range(count)]
+    jobs = [partial(attempt, k, j) for k, j in pairs]
+    attempts = (crew or Crew(1)).run(jobs, lambda made: made[1] is None)
     judged = fold >= 0
-    return outcome(stacking_weights(density[judged], weight[:n][judged]), None)
+    selection = Selection(
+        [candidate for candidate, _ in problems],
+        density[judged],
+        weight[:n][judged],
+        np.zeros(count),
+        [made[0] for made in attempts[-count:] if made is not None],
+        None,
+    )
+    made = [each for each in attempts if each is not None]
+    scores = [score for _, score in made if score is not None]
+    if len(scores) < len(jobs):
+        cut = next((descent for descent, score in made if score is None), made[-1][0])
+        return selection._replace(interrupted=cut)
+    for (k, j), score in zip(pairs, scores, strict=True):
+        density[fold == k, j] = np.where(np.isfinite(score), score, WORST)
+    found = density[judged]
+    return selection._replace(density=found, weights=stacking_weights(found, selection.rows))
 
 
 def stacking_weights(density: Floats, weight: Floats) -> Floats:

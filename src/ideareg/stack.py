@@ -50,12 +50,6 @@ class Stack(NamedTuple):
         """Return the predictive mean, (n, k)."""
         return np.tensordot(self.weights, [_mean(w, Z) for w in self.warps], 1)
 
-    def moments(self, Z: Floats) -> tuple[Floats, Floats]:
-        """Return mean and variance of an observation, both (n, k)."""
-        means, variances = self._each(Z)
-        mean = np.tensordot(self.weights, means, 1)
-        return mean, np.tensordot(self.weights, variances + (means - mean) ** 2, 1)
-
     def normals(self, Z: Floats) -> tuple[Floats, Floats]:
         """Return what each warp says of observations: means (m, n, k), covariances (m, k, n, n)."""
         means = np.stack([_mean(w, Z) for w in self.warps])

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import is_classifier
 
 from ideareg.assembly import Settings
@@ -84,7 +85,16 @@ def _read_head(model: Any) -> dict[str, Any]:
         "exact": {"auto": None, "exact": True, "sparse": False}[model.head],
         "noise": None if model.noise is None else float(model.noise),
         "bent": model.target_power is True,
+        "workers": _workers(model.n_jobs),
     }
+
+
+def _workers(n_jobs: Any) -> int:
+    """Return how many descents run at a time: an accelerator is kept busy by one."""
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
+        raise ValueError(f"n_jobs must be an integer or None, got {n_jobs!r}.")
+    workers = effective_n_jobs(n_jobs)
+    return int(workers) if jax.default_backend() == "cpu" else 1
 
 
 def _read_class_head(model: Any) -> dict[str, Any]:

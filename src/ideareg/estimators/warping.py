@@ -124,8 +124,11 @@ class WarpingRegressor(
     warm_start : bool, default=False
         Go on from the last fit: same stack, same weights, more iterations.
     callback : callable, default=None
-        Called with a dict after every iteration (stage, iteration, loss, data_term, action,
-        gradient_norm, seconds); a true answer ends that descent.
+        Called with a dict after every iteration (stage, descent, iteration, loss, data_term,
+        action, gradient_norm, seconds), once at a time; a true answer ends that descent.
+    n_jobs : int or None, default=-1
+        Descents that run at a time, as threads: -1 is one for each core, and an accelerator runs
+        one. The answer does not depend on it.
     random_state : int, RandomState or None, default=None
         Decides the folds, the rows of the selection and the starts of k-means.
     verbose : int, default=1
@@ -216,6 +219,7 @@ class WarpingRegressor(
         tol: float = 1e-4,
         warm_start: bool = False,
         callback: Callable[[dict[str, Any]], bool | None] | None = None,
+        n_jobs: int | None = -1,
         random_state: Any = None,
         verbose: int = 1,
     ) -> None:
@@ -243,6 +247,7 @@ class WarpingRegressor(
         self.tol = tol
         self.warm_start = warm_start
         self.callback = callback
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
