@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import ideareg
 from ideareg import HeteroscedasticRegressor, WarpingRegressor, distributed
@@ -28,7 +29,7 @@ def bent():
 
 def test_held_out_rows_decide(bent):
     straight = regressor(target_power=False).fit(X, SKEWED)
-    assert bent.target_power_[0] < 0.6 and (straight.target_power_ == 1).all()
+    assert bent.target_power_[0] < 0.5 and (straight.target_power_ == 1).all()
     assert bent.score_ > straight.score_ + 0.1
     kept = bent.cv_results_
     assert kept["param_bent"].tolist()[:2] == [False, False] and kept["param_bent"].any()
@@ -52,11 +53,11 @@ def test_scores_are_in_units_of_y(bent):
     for nu, score in zip(*(always.cv_results_[k] for k in ("param_nu", SCORE)), strict=True):
         same = auto["param_bent"] & (auto["param_nu"] == nu)
         np.testing.assert_allclose(auto[SCORE][same], score, rtol=1e-9)
-    assert always.cv_results_["param_bent"].all() and (always.target_power_ < 0.6).all()
+    assert always.cv_results_["param_bent"].all() and (always.target_power_ < 0.5).all()
 
 
 def test_answers_are_those_of_the_bent_target_mapped_back():
-    g = Scaling.of(SKEWED[:, None], np.ones(N), bend=0.5)
+    g = Scaling.of(SKEWED[:, None], np.ones(N), bend=True)
     one = regressor(target_power=True, nu=5.0).fit(X, SKEWED)
     other = regressor(target_power=False, nu=5.0).fit(X, g.forward(SKEWED[:, None])[:, 0])
     for end, latent in zip(one.predict_interval(AT), other.predict_interval(AT), strict=True):
@@ -75,28 +76,22 @@ def test_moments_agree(bent):
     np.testing.assert_allclose(bent.predict(AT), mean)
     np.testing.assert_allclose(both, mean, rtol=1e-9)
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), std, rtol=1e-4)
-    low, high = bent.predict_interval(AT)
-    assert np.corrcoef(high - low, mean)[0, 1] > 0.5
+    assert (bent.predict_interval(AT)[0] > 0).all()
     y = bent.predict_quantiles(AT, [0.3])[:, 0]
     np.testing.assert_allclose(
         bent.log_predictive_density(AT, y), bent.predict_mixture(AT).log_density(y), rtol=1e-9
     )
 
 
-def test_intervals_are_more_honest_where_noise_grows(bent):
+def test_intervals_are_honest_where_noise_grows(bent):
     rng = np.random.default_rng(5)
     new = rng.uniform(-0.9, 0.9, size=(400, 2))
     y = np.exp(2 * np.sin(3 * new[:, 0]) + 0.3 * rng.normal(size=400))
+    low, high = bent.predict_interval(new)
     large = y > np.median(y)
-
-    def gap(model):
-        inside = np.abs(2 * model.pit(new, y) - 1) <= 0.9
-        return inside[~large].mean() - inside[large].mean()
-
-    straight = regressor(target_power=False).fit(X, SKEWED)
-    assert 0 < gap(bent) < 0.9 * gap(straight)
-    better = bent.log_predictive_density(new, y) - straight.log_predictive_density(new, y)
-    assert better.mean() > 0.5
+    for part in (large, ~large):
+        assert 0.8 <= ((low <= y) & (y <= high))[part].mean() < 1
+    assert abs(norm.ppf(bent.pit(new, y)).std() - 1) < 0.25
 
 
 def test_units_do_not_matter(bent):
@@ -107,7 +102,7 @@ def test_units_do_not_matter(bent):
 def test_outputs_have_powers_of_their_own():
     model = regressor().fit(X, np.column_stack([SKEWED, STRAIGHT]))
     power = model.target_power_[0]
-    assert model.target_power_.shape == (len(model.warps_), 2) and power[0] < 0.6 < power[1]
+    assert model.target_power_.shape == (len(model.warps_), 2) and power[0] < 0.5 < power[1]
     mean, std = model.predict(AT, return_std=True)
     both, covariance = model.predict(AT, return_cov=True)
     np.testing.assert_allclose(both, mean, rtol=1e-9)
@@ -161,6 +156,6 @@ def test_rows_of_many_processes_are_bent_too():
     small = {"n_inducing": 16, "head": "sparse"}
     here = regressor(**small).fit(X, SKEWED)
     there = distributed.fit(regressor(**small), X, SKEWED)
-    assert there.target_power_[0] < 0.6
+    assert there.target_power_[0] < 0.5
     np.testing.assert_array_equal(there.target_power_, here.target_power_)
     np.testing.assert_allclose(there.predict(AT), here.predict(AT), rtol=1e-6)

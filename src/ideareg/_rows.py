@@ -107,11 +107,10 @@ class Scaling(NamedTuple):
     varies: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, A: Floats, weight: Floats, *, centre: bool = True, bend: float = 0.0) -> Scaling:
+    def of(cls, A: Floats, weight: Floats, *, centre: bool = True, bend: bool = False) -> Scaling:
         """Measure the columns of ``A`` (n, d).
 
-        The powers are that share ``bend`` of the way from 1 to those that make columns normal;
-        without ``centre`` the map is the identity.
+        Without ``bend`` all powers are 1; without ``centre`` the map is the identity.
         """
         columns = A.shape[1]
         unit, power, mean, scale = (fill(columns) for fill in (np.ones, np.ones, np.zeros, np.ones))
@@ -121,8 +120,7 @@ class Scaling(NamedTuple):
         share = weight / weight.sum()
         if bend:
             unit = np.array([_unit(column, share) for column in A.T])
-            straightest = np.array([_straightest_power(x, share) for x in (A / unit).T])
-            power = 1 + bend * (straightest - 1)
+            power = np.array([_straightest_power(x, share) for x in (A / unit).T])
             A = yeo_johnson(A / unit, power)
         mean = share @ A
         deviation = np.sqrt(share @ (A - mean) ** 2)

@@ -36,8 +36,6 @@ Floats = NDArray[np.float64]
 
 # Bends whose slopes differ less than this from row to row are not worth trying.
 LEAST_BEND = 0.05
-# How far powers of targets go from 1 to what makes these normal: skew is partly the function's.
-TARGET_BEND = 0.5
 
 
 class WarpingRegressor(
@@ -107,9 +105,8 @@ class WarpingRegressor(
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
     target_power : bool or "auto", default="auto"
         Take the skew out of each target likewise: noise then grows or shrinks with ``y``, and
-        predictions are moments of bent normals. The power is half way from 1 to the one that makes
-        ``y`` normal, for its skew is partly that of the function. "auto" tries it where candidates
-        are selected; the stack may mix warps with and without.
+        predictions are moments of bent normals. "auto" tries it where candidates are selected; the
+        stack may mix warps with and without.
     n_warps : int, default=3
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
@@ -298,14 +295,12 @@ class WarpingRegressor(
 
     def _measure(self, rows: Rows) -> None:
         """Take the units of the columns from the rows."""
-        self._scale_x = Scaling.of(
-            rows.X, rows.weight, centre=self.standardize, bend=float(self.power)
-        )
+        self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize, bend=self.power)
         self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize)
         self._bend = None
         if self.target_power is False or not self.standardize or self.loss != "evidence":
             return
-        bend = Scaling.of(rows.Y, rows.weight, bend=TARGET_BEND)
+        bend = Scaling.of(rows.Y, rows.weight, bend=True)
         needed = self.target_power is True or any(w.bent for w in self._start or ())
         if needed or bend.unevenness(rows.Y, rows.weight) > LEAST_BEND:
             self._bend = bend
