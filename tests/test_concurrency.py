@@ -49,6 +49,15 @@ def test_what_ends_the_run_leaves_the_rest_out(workers):
     assert outcomes[1] in (None, "interrupted")
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, whatever runs the tests made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all_at_their_next_report():
     crew, together = Crew(2), threading.Barrier(2, timeout=10)
     report = crew.in_turn(lambda: None)
