@@ -86,8 +86,8 @@ def test_how_many_join():
 @pytest.fixture
 def few_learned(monkeypatch):
     """Sixteen points are learned, and half of the rows are points in the end."""
-    monkeypatch.setattr(recipe, "FEWEST_INDUCING", 16)
-    monkeypatch.setattr(recipe, "MOST_INDUCING", 16)
+    monkeypatch.setattr(assembly, "FEWEST_INDUCING", 16)
+    monkeypatch.setattr(assembly, "MOST_INDUCING", 16)
     monkeypatch.setattr(inducing, "SHARE", 0.5)
 
 
