@@ -8,7 +8,7 @@ from helpers import make_problem, sample
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
-from ideareg import WarpingRegressor, inducing, load, recipe
+from ideareg import WarpingRegressor, assembly, inducing, load
 from ideareg.inducing import conclude_with, joining, most_likely
 from ideareg.readout import ExactHead
 from ideareg.training import Model
