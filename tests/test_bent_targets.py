@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
 
 import ideareg
 from ideareg import HeteroscedasticRegressor, WarpingRegressor, distributed
@@ -132,6 +133,19 @@ def test_what_is_linear_in_targets_is_refused(bent):
     ):
         with pytest.raises(ValueError, match="target_power=False"):
             ask()
+
+
+@pytest.mark.parametrize("target_power", [True, "auto"])
+def test_an_interrupted_selection_predicts_what_it_learned(target_power):
+    def interrupt(record):
+        if record["stage"] == "select" and record["iteration"] == 3:
+            raise KeyboardInterrupt
+
+    model = regressor(target_power=target_power, n_jobs=1, callback=interrupt)
+    with pytest.warns(ConvergenceWarning, match="Interrupted"):
+        model.fit(X, SKEWED)
+    assert (model.target_power_ < 0.5).all() == (target_power is True)
+    assert np.corrcoef(np.log(np.maximum(model.predict(X), 0.01)), LATENT)[0, 1] > 0.8
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ class Sums(NamedTuple):
     share: Callable[[Batch], Batch] = lambda rows: rows
     everything: Callable[[bool], Batch] | None = None
 
-    def all_rows(self, rows: Rows, settings: Settings, bent: bool = False) -> Batch:
+    def all_rows(self, rows: Rows, settings: Settings, bent: bool) -> Batch:
         """Return the rows that condition the heads: these, unless there are more elsewhere."""
         return self.everything(bent) if self.everything else batch(rows, settings)
 
@@ -165,13 +165,14 @@ def fit_warps(
     crew = Crew(settings.workers)
     fit = partial(fit_reported, settings, crew.in_turn(report), evaluator=sums.evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
+    everything = cache(lambda b: sums.all_rows(bent.on(rows) if b and bent else rows, settings, b))
     if start is not None:
         pool = [Candidate(w.nu, capacity, bent=w.bent) for w in start]
         weights = np.array([w.weight for w in start])
     elif len(pool) > 1:
         selection = _select(rows, bent, settings, random, pool, capacity, seed, fit, crew)
         if selection.interrupted is not None:
-            return _interrupted(sums.all_rows(rows, settings), settings, selection)
+            return _interrupted(everything(settings.bent), settings, selection)
         pool = selection.candidates
         weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
 
@@ -179,12 +180,8 @@ def fit_warps(
     index = draw(n, n if settings.control_rows else settings.training_rows, random)
     assembler = Assembler(rows.take(index), settings, seed, capacity, bent and bent.take(index))
 
-    @cache
-    def data(bends: bool) -> tuple[Batch, Batch]:
-        whole = bent.on(rows) if bends and bent is not None else rows
-        return sums.all_rows(whole, settings, bends), sums.share(assembler.reading(bends))
-
-    more = assembler.joining(len(data(pool[weights.argmax()].bent)[0].X), random)
+    seen = cache(lambda bends: sums.share(assembler.reading(bends)))
+    more = assembler.joining(len(everything(pool[weights.argmax()].bent).X), random)
 
     def descent(j: int) -> Descent:
         problem, share = assembler.problem(pool[j]), 1.0
@@ -200,7 +197,8 @@ def fit_warps(
     result, iterations = Result.interrupted if crew.stopped else Result.converged, 0
     for j, made in [(j, d) for j, d in zip(chosen, descents, strict=True) if d is not None]:
         result, iterations = max(result, made.result), iterations + made.iterations
-        finish = partial(_finish, made, pool[j], weights[j], *data(pool[j].bent), settings)
+        data = everything(pool[j].bent), seen(pool[j].bent)
+        finish = partial(_finish, made, pool[j], weights[j], *data, settings)
         try:
             warps.append(finish(more))
         except KeyboardInterrupt:
@@ -266,7 +264,7 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
     descent = selection.interrupted
     assert descent is not None
     temper = float(descent.model.warp.temper)
-    candidate = Candidate(temper**-2 if temper else np.inf, 1)
+    candidate = Candidate(temper**-2 if temper else np.inf, 1, bent=settings.bent)
     warp = _finish(descent, candidate, 1.0, rows, rows, settings)
     return Fitted([warp], None, np.ones(1), Result.interrupted, descent.iterations)
 
