@@ -313,6 +313,7 @@ def test_warm_start_refuses_other_shapes():
 # ---------------------------------------------------------------- progress and interruption
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("stage", ["select", "fit"])
 @pytest.mark.parametrize("by", ["callback", "signal"])
 @pytest.mark.parametrize("n_jobs", [1, 2])
