@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from ideareg._types import Result
 from ideareg.selection import (
+    WORST,
     Candidate,
     Selection,
     cross_validate,
@@ -17,6 +18,7 @@ from ideareg.selection import (
     joined,
     keep_heaviest,
     normal_log_density,
+    shrunk_weights,
     stacking_weights,
 )
 from ideareg.training import descend, pack
@@ -62,6 +64,17 @@ def test_stacking_weights_are_the_optimum(offset):
 def test_stacking_survives_candidates_that_fail_everywhere():
     density = np.column_stack([np.zeros(5), np.full(5, -1e6)])
     np.testing.assert_array_equal(stacking_weights(density, np.ones(5)), [1.0, 0.0])
+
+
+def test_shrunk_weights_favour_all_that_did_not_break_down():
+    rng = np.random.default_rng(2)
+    density = rng.normal([0, 3, 0], size=(400, 3))
+    density[7, 2] = WORST
+    weights = shrunk_weights(density, np.ones(400))
+    # ten rows for each of the two that hold, and the rows seen for the better
+    assert weights[2] < 1e-6 and 10 / 420 < weights[0] < 0.1
+    few = shrunk_weights(density[:5, :2], np.ones(5))
+    np.testing.assert_allclose(few, stacking_weights(density[:5, :2], np.ones(5), 0.2))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +149,7 @@ def test_two_selections_make_one_stack():
     first, second = selection_of(density[:, :2], [0.3, 0.7]), selection_of(density[:, 2:], [1.0])
     both = joined(first, second)
     np.testing.assert_array_equal(both.density, density)
-    np.testing.assert_allclose(both.weights, stacking_weights(density, np.ones(50)))
+    np.testing.assert_allclose(both.weights, shrunk_weights(density, np.ones(50)))
     assert len(both.candidates) == len(both.descents) == 3
 
 

@@ -107,10 +107,11 @@ class Scaling(NamedTuple):
     varies: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, A: Floats, weight: Floats, *, centre: bool = True, bend: bool = False) -> Scaling:
+    def of(cls, A: Floats, weight: Floats, *, centre: bool = True, bend: float = 0.0) -> Scaling:
         """Measure the columns of ``A`` (n, d).
 
-        Without ``bend`` all powers are 1; without ``centre`` the map is the identity.
+        Powers go the share ``bend`` of the way from 1 to that which leaves least skew; without
+        ``centre`` the map is the identity.
         """
         columns = A.shape[1]
         unit, power, mean, scale = (fill(columns) for fill in (np.ones, np.ones, np.zeros, np.ones))
@@ -120,7 +121,8 @@ class Scaling(NamedTuple):
         share = weight / weight.sum()
         if bend:
             unit = np.array([_unit(column, share) for column in A.T])
-            power = np.array([_straightest_power(x, share) for x in (A / unit).T])
+            straightest = np.array([_straightest_power(x, share) for x in (A / unit).T])
+            power = 1 + bend * (straightest - 1)
             A = yeo_johnson(A / unit, power)
         mean = share @ A
         deviation = np.sqrt(share @ (A - mean) ** 2)

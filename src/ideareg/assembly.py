@@ -6,6 +6,7 @@ function.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ START_NOISE = 0.1
 FEWEST_ROWS = 20
 # Up to this many rows every row is held out once; above, a tenth is, and the fits are gone on from.
 FOLDED_ROWS = 2000
+# How far the targets are bent on which the heaviest candidate, and the next, are tried too.
+BENDS = (0.5, 1.0)
 # Control points by default, for few rows and for many.
 FEW_POINTS, MANY_POINTS = 20, 50
 # Inducing points by default: a quarter of the rows, in steps, within these bounds.
@@ -64,20 +67,20 @@ class Settings:
     tol: float
     pad_columns: bool
     workers: int = 1  # descents at a time
-    bent: bool = False  # every candidate predicts the bent targets
+    bend: float = 0.0  # of the targets that every candidate predicts
 
 
 def candidates(settings: Settings, n: int) -> list[Candidate]:
     """Return the candidates worth trying on ``n`` rows; no warp comes first."""
     if settings.depth == 0:
-        return [Candidate(np.inf, 1, bent=settings.bent)]
+        return [Candidate(np.inf, 1, bend=settings.bend)]
     warped = [
-        Candidate(nu, min(count, n), bent=settings.bent)
+        Candidate(nu, min(count, n), bend=settings.bend)
         for nu in settings.nu
         if np.isfinite(nu)
         for count in control_point_counts(settings, n)
     ]
-    still = [Candidate(np.inf, 1, bent=settings.bent)] if np.inf in settings.nu else []
+    still = [Candidate(np.inf, 1, bend=settings.bend)] if np.inf in settings.nu else []
     if n < FEWEST_ROWS and still:
         return still
     return still + list(dict.fromkeys(warped))
@@ -118,23 +121,26 @@ class Assembler:
     ----------
     batch : Batch
         The padded rows.
-    bent : Batch or None
-        The same with their bent targets.
+    readings : dict of Batch
+        The same with the targets of each bend; 0 has the ordinary ones.
     """
 
     def __init__(
-        self, rows: Rows, settings: Settings, seed: int, capacity: int, bent: Bent | None = None
+        self,
+        rows: Rows,
+        settings: Settings,
+        seed: int,
+        capacity: int,
+        bent: Mapping[float, Bent] | None = None,
     ) -> None:
         self.rows, self.settings, self.seed, self.capacity = rows, settings, seed, capacity
         self.batch = batch(rows, settings)
         size = len(self.batch.Y)
-        self.bent = None if bent is None else self.batch._replace(Y=pad(bent.Y, size))
+        self.readings = {0.0: self.batch}
+        for bend, each in (bent or {}).items():
+            self.readings[bend] = self.batch._replace(Y=pad(each.Y, size))
         self.n_inducing = settings.n_inducing or inducing_points(len(rows))
         self._centres: dict[int, Floats] = {}
-
-    def reading(self, bent: bool) -> Batch:
-        """Return the rows with ordinary or bent targets."""
-        return self.bent if bent and self.bent is not None else self.batch
 
     def centres(self, count: int) -> Floats:
         """Return k-means centres of the rows in padded columns, remembered by their number."""
@@ -149,7 +155,7 @@ class Assembler:
         warp, free_warp = self.warp(candidate)
         head, free_head = self._head()
         model, free = Model(warp, head), Model(free_warp, free_head)
-        return Problem(model, free, self.reading(candidate.bent), settings.loss)
+        return Problem(model, free, self.readings[candidate.bend], settings.loss)
 
     def warp(self, candidate: Candidate) -> tuple[Warp, Warp]:
         """Return the warp that starts from no momentum, and 1 where it is learned."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import jax
@@ -48,12 +48,16 @@ class Crew:
         return reported
 
     def run(
-        self, jobs: Sequence[Callable[[], Outcome]], ends: Callable[[Outcome], bool]
+        self,
+        jobs: Sequence[Callable[[], Outcome]],
+        ends: Callable[[Outcome], bool],
+        beside: Callable[[], object] | None = None,
     ) -> list[Outcome | None]:
         """Return the outcome of each job, None for those that were not begun.
 
         Ctrl-C, an error, and an outcome that ``ends`` the run interrupt the others at their next
-        report.
+        report. What the jobs compile after their descents can be compiled ``beside`` the first;
+        one worker at a time has nothing to gain from that, and leaves it.
 
         Raises
         ------
@@ -80,9 +84,15 @@ class Crew:
                 errors.append(error)
             self._stop.set()
 
+        def prepare() -> None:
+            if beside is not None:
+                with jax.enable_x64(double), jax.default_device(device):
+                    beside()
+
         pool = ThreadPoolExecutor(self.workers)
         try:
-            futures = [pool.submit(work, k) for k in range(len(jobs))]
+            futures: list[Future[None]] = [pool.submit(work, 0), pool.submit(prepare)]
+            futures += [pool.submit(work, k) for k in range(1, len(jobs))]
             while wait(futures, timeout=POLL).not_done:
                 pass
         except KeyboardInterrupt:

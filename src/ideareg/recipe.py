@@ -7,7 +7,7 @@ caller's float64 scope.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -17,9 +17,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ideareg._rows import Bent, Rows, draw
+from ideareg._rows import Bent, Index, Rows, draw
 from ideareg._types import Result
 from ideareg.assembly import (
+    BENDS,
     FOLDED_ROWS,
     Assembler,
     Settings,
@@ -50,8 +51,6 @@ Report = Callable[[str, int, dict[str, float]], bool | None]
 
 # A share of the stack below this is not worth a fit.
 LEAST_SHARE = 0.05
-# So many of the candidates are tried on bent targets too.
-MOST_BENT = 2
 # The rows held out where they are many, and how much the selected fits are gone on with.
 HELD_OUT = 0.1
 CONTINUED = 0.5  # of the iterations
@@ -67,7 +66,7 @@ class FittedWarp(NamedTuple):
     ledger: dict[str, Any]
     history: dict[str, list[float]]
     tuned: Any = None  # what held-out rows decided for a classifier
-    bent: bool = False  # it predicts the bent targets
+    bend: float = 0.0  # of the targets that it predicts
 
     def at_depth(self, depth: int) -> FittedWarp:
         """Return the same warp cut into ``depth`` layers."""
@@ -116,17 +115,17 @@ class Sums(NamedTuple):
     share : callable
         Spreads rows over the devices.
     everything : callable or None
-        Returns the rows that condition the heads, where a fit is given only a sample of them; with
-        True, those with bent targets.
+        Returns the rows that condition the heads, where a fit is given only a sample of them,
+        with targets of the bend that it is told.
     """
 
     evaluator: Callable[[Problem], Evaluate] = evaluator
     share: Callable[[Batch], Batch] = lambda rows: rows
-    everything: Callable[[bool], Batch] | None = None
+    everything: Callable[[float], Batch] | None = None
 
-    def all_rows(self, rows: Rows, settings: Settings, bent: bool) -> Batch:
+    def all_rows(self, rows: Rows, settings: Settings, bend: float) -> Batch:
         """Return the rows that condition the heads: these, unless there are more elsewhere."""
-        return self.everything(bent) if self.everything else batch(rows, settings)
+        return self.everything(bend) if self.everything else batch(rows, settings)
 
 
 def fit_warps(
@@ -134,7 +133,7 @@ def fit_warps(
     settings: Settings,
     random: np.random.RandomState,
     *,
-    bent: Bent | None = None,
+    bent: Mapping[float, Bent] | None = None,
     start: list[FittedWarp] | None = None,
     report: Report = lambda stage, iteration, record: None,
     sums: Sums = Sums(),  # noqa: B008
@@ -147,8 +146,8 @@ def fit_warps(
     settings : Settings
     random : RandomState
         Decides k-means starts, folds and the rows that selection sees.
-    bent : Bent, optional
-        Their bent targets.
+    bent : mapping, optional
+        Their targets by how far they are bent.
     start : list of FittedWarp, optional
         Go on from these, with their weights, instead of selecting anew.
     report : callable
@@ -160,34 +159,35 @@ def fit_warps(
     Fitted
         Usable also after Ctrl-C: then ``result`` says so.
     """
+    bent = bent or {}
     seed, n = int(random.randint(2**31 - 1)), len(rows)
     pool, capacity = candidates(settings, n), capacity_for(settings, n)
     crew = Crew(settings.workers)
     fit = partial(fit_reported, settings, crew.in_turn(report), evaluator=sums.evaluator)
     selection, weights = None, np.full(len(pool), 1 / len(pool))
-    everything = cache(lambda b: sums.all_rows(bent.on(rows) if b and bent else rows, settings, b))
+    everything = cache(lambda b: sums.all_rows(bent[b].on(rows) if b else rows, settings, b))
     if start is not None:
-        pool = [Candidate(w.nu, capacity, bent=w.bent) for w in start]
+        pool = [Candidate(w.nu, capacity, bend=w.bend * (w.bend in bent)) for w in start]
         weights = np.array([w.weight for w in start])
     elif len(pool) > 1:
         selection = _select(rows, bent, settings, random, pool, capacity, seed, fit, crew)
         if selection.interrupted is not None:
-            return _interrupted(everything(settings.bent), settings, selection)
+            return _interrupted(everything(settings.bend), settings, selection)
         pool = selection.candidates
         weights = keep_heaviest(selection.weights, settings.n_warps, LEAST_SHARE)
 
     # Every row conditions the head; the descents see as many as settle what they learn.
     index = draw(n, n if settings.control_rows else settings.training_rows, random)
-    assembler = Assembler(rows.take(index), settings, seed, capacity, bent and bent.take(index))
+    assembler = Assembler(rows.take(index), settings, seed, capacity, _taken(bent, index))
 
-    seen = cache(lambda bends: sums.share(assembler.reading(bends)))
-    more = assembler.joining(len(everything(pool[weights.argmax()].bent).X), random)
+    seen = cache(lambda bend: sums.share(assembler.readings[bend]))
+    more = assembler.joining(len(everything(pool[weights.argmax()].bend).X), random)
 
     def descent(j: int) -> Descent:
         problem, share = assembler.problem(pool[j]), 1.0
         if start is not None:
             problem = _continue_from(problem, start[j].model)
-        elif selection is not None and n > FOLDED_ROWS:
+        elif selection is not None:
             problem, share = _continue_from(problem, selection.descents[j].model), CONTINUED
         return _settled(fit("fit", problem, j, share=share), problem, settings, fit)
 
@@ -197,7 +197,7 @@ def fit_warps(
     result, iterations = Result.interrupted if crew.stopped else Result.converged, 0
     for j, made in [(j, d) for j, d in zip(chosen, descents, strict=True) if d is not None]:
         result, iterations = max(result, made.result), iterations + made.iterations
-        data = everything(pool[j].bent), seen(pool[j].bent)
+        data = everything(pool[j].bend), seen(pool[j].bend)
         finish = partial(_finish, made, pool[j], weights[j], *data, settings)
         try:
             warps.append(finish(more))
@@ -215,7 +215,7 @@ def _interrupts(descent: Descent) -> bool:
 
 def _select(
     rows: Rows,
-    bent: Bent | None,
+    bent: Mapping[float, Bent],
     settings: Settings,
     random: np.random.RandomState,
     pool: list[Candidate],
@@ -226,7 +226,7 @@ def _select(
 ) -> Selection:
     """Try the candidates on some of the rows, then the best of them on bent targets."""
     index = draw(len(rows), settings.selection_rows, random)
-    rows, bent = rows.take(index), None if bent is None else bent.take(index)
+    rows, bent = rows.take(index), _taken(bent, index)
     assembler = Assembler(rows, settings, seed, capacity, bent)
     if len(rows) > FOLDED_ROWS:
         fold = hold_out(len(rows), HELD_OUT, random)
@@ -236,17 +236,21 @@ def _select(
     def validate(pool: list[Candidate]) -> Selection:
         problems = [(candidate, assembler.problem(candidate)) for candidate in pool]
         found = cross_validate(problems, fold, fit=partial(fit, "select"), crew=crew)
-        if bent is None:
-            return found
-        # Densities of bent targets, in the units of the others.
-        slope = np.outer(bent.log_slope[fold >= 0], [candidate.bent for candidate in pool])
-        return found._replace(density=found.density + slope)
+        for j, candidate in enumerate(pool):
+            if candidate.bend:  # in the units of the others
+                found.density[:, j] += bent[candidate.bend].log_slope[fold >= 0]
+        return found
 
     straight = validate(pool)
-    if bent is None or settings.bent or straight.interrupted is not None:
+    if not bent or settings.bend or straight.interrupted is not None:
         return straight
-    best = np.flatnonzero(keep_heaviest(straight.weights, MOST_BENT, LEAST_SHARE))
-    return joined(straight, validate([pool[j]._replace(bent=True) for j in best]))
+    heaviest = np.argsort(-straight.weights, kind="stable")
+    tried = [pool[j]._replace(bend=bend) for j, bend in zip(heaviest, BENDS, strict=False)]
+    return joined(straight, validate(tried))
+
+
+def _taken(bent: Mapping[float, Bent], index: Index) -> dict[float, Bent]:
+    return {bend: each.take(index) for bend, each in bent.items()}
 
 
 def _settled(
@@ -264,7 +268,7 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
     descent = selection.interrupted
     assert descent is not None
     temper = float(descent.model.warp.temper)
-    candidate = Candidate(temper**-2 if temper else np.inf, 1, bent=settings.bent)
+    candidate = Candidate(temper**-2 if temper else np.inf, 1, bend=settings.bend)
     warp = _finish(descent, candidate, 1.0, rows, rows, settings)
     return Fitted([warp], None, np.ones(1), Result.interrupted, descent.iterations)
 
@@ -284,12 +288,12 @@ def _finish(
     else:
         learn = settings.learn_head
         model, fitted = conclude_with(model, rows, joined, learn=learn, sample=sample)
-    nu, bent = candidate.nu, candidate.bent
+    nu, bend = candidate.nu, candidate.bend
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
     model, predictor = jax.tree.map(np.asarray, (model, fitted))
-    return FittedWarp(model, predictor, nu, float(weight), books, descent.history, bent=bent)
+    return FittedWarp(model, predictor, nu, float(weight), books, descent.history, bend=bend)
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:

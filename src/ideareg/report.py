@@ -235,7 +235,7 @@ def _selection(model: Any) -> str:
             f"{page.number(getattr(model, 'baseline_score_', None))} for the head alone and "
             f"{page.number(getattr(model, 'score_', None))} for the model that was kept."
         ),
-        page.note(bent) if any(columns.get("param_bent", ())) else "",
+        page.note(bent) if any(columns.get("param_bend", ())) else "",
         page.table(head, zip(*columns.values(), strict=True)),
     )
 

@@ -3,9 +3,12 @@ r"""Which warps, and how much of each: chosen by cross-validated predictive dens
 Every candidate (a strength of regularisation ν with a number of control points; ν = ∞ is no warp)
 is fitted on every fold. Fold and candidate change only data, so all of these fits run one compiled
 function. The held-out log densities, with the variance of the warp in them, then give the weights
-of a *stack*, the mixture of predictive distributions that would have predicted best:
+of a *stack*, the mixture of predictive distributions that would have predicted best,
 
-.. math:: \max_{\pi}\ \sum_i w_i \log\sum_j \pi_j\, p_j(y_i).
+.. math:: \max_{\pi}\ \sum_i w_i \log\sum_j \pi_j\, p_j(y_i) + m\sum_j\log\pi_j,
+
+where m rows for each candidate speak for all alike: what differs makes different mistakes, and few
+held-out rows are too sure of which is best.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from ideareg._rows import bucket, pad
 from ideareg._types import Result
 from ideareg.concurrency import Crew
 from ideareg.readout import Batch
-from ideareg.training import Descent, Problem
+from ideareg.training import Descent, Model, Problem
 from ideareg.uncertainty import conclude, predict_moments
 
 Floats = NDArray[np.float64]
 
 STACKING_ITERATIONS = 500
+# Rows in favour of each candidate before any is seen, and at most this share of those seen.
+PRIOR_ROWS, PRIOR_SHARE = 10.0, 0.04
 # The log density of a row under a fit that broke down.
 WORST = -1e6
 
@@ -35,14 +40,14 @@ WORST = -1e6
 class Candidate(NamedTuple):
     """A strength ν of the penalty on the action, and a number of control points.
 
-    A ``length`` is that of the kernel after the warp, in units of its start, where it is given. One
-    that is ``bent`` predicts the bent targets.
+    A ``length`` is that of the kernel after the warp, in units of its start, where it is given.
+    ``bend`` says which targets it predicts: 0 the ordinary ones, 1 those with least skew.
     """
 
     nu: float
     control_points: int
     length: float | None = None
-    bent: bool = False
+    bend: float = 0.0
 
 
 class Selection(NamedTuple):
@@ -89,9 +94,9 @@ def hold_out(n: int, share: float, random: np.random.RandomState) -> NDArray[np.
     return random.permutation(fold)
 
 
-def held_out_density(descent: Descent, rows: Batch, X: Floats, Y: Floats) -> Floats:
+def held_out_density(model: Model, rows: Batch, X: Floats, Y: Floats) -> Floats:
     """Return the log density of each of the rows X, Y under the model fitted to ``rows``."""
-    fitted = conclude(descent.model, rows)
+    fitted = conclude(model, rows)
     moments = predict_moments(fitted, pad(X, bucket(len(X))))
     mean, variance = (np.asarray(each)[: len(X)] for each in moments)
     return normal_log_density(Y, mean, variance + float(fitted.posterior.noise)).sum(1)
@@ -133,13 +138,15 @@ def cross_validate(
             return descent, None
         X, Y = (np.asarray(part)[out] for part in (problem.rows.X, problem.rows.Y))
         try:
-            return descent, held_out_density(descent, seen, X, Y)
+            return descent, held_out_density(descent.model, seen, X, Y)
         except KeyboardInterrupt:
             return descent, None
 
     pairs = [(k, j) for k in range(fold.max() + 1) for j in range(count)]
     jobs = [partial(attempt, k, j) for k, j in pairs]
-    attempts = (crew or Crew(1)).run(jobs, lambda made: made[1] is None)
+    X, Y = (np.asarray(part)[np.flatnonzero(fold == 0)] for part in (rows.X, rows.Y))
+    beside = partial(held_out_density, problems[0][1].model, rows, X, Y)
+    attempts = (crew or Crew(1)).run(jobs, lambda made: made[1] is None, beside)
     judged = fold >= 0
     selection = Selection(
         [candidate for candidate, _ in problems],
@@ -157,24 +164,35 @@ def cross_validate(
     for (k, j), score in zip(pairs, scores, strict=True):
         density[fold == k, j] = np.where(np.isfinite(score), score, WORST)
     found = density[judged]
-    return selection._replace(density=found, weights=stacking_weights(found, selection.rows))
+    return selection._replace(density=found, weights=shrunk_weights(found, selection.rows))
 
 
-def stacking_weights(density: Floats, weight: Floats) -> Floats:
+def stacking_weights(density: Floats, weight: Floats, prior: float = 0.0) -> Floats:
     """Return the mixture weights with the greatest held-out likelihood, by EM.
+
+    ``prior`` rows speak for each candidate alike, unless its fit broke down.
 
     Examples
     --------
-    >>> stacking_weights(np.log([[0.9, 0.1], [0.9, 0.1]]), np.ones(2)).round(3).tolist()
+    >>> density = np.log([[0.9, 0.1], [0.9, 0.1]])
+    >>> stacking_weights(density, np.ones(2)).round(3).tolist()
     [1.0, 0.0]
+    >>> stacking_weights(density, np.ones(2), prior=1.0).round(2).tolist()
+    [0.69, 0.31]
     """
-    share = weight / weight.sum()
+    votes = np.where((density > WORST).all(axis=0), prior, 0.0)
     likelihood = np.exp(density - density.max(axis=1, keepdims=True))
     pi = np.full(density.shape[1], 1 / density.shape[1])
     for _ in range(STACKING_ITERATIONS):
         joint = likelihood * pi
-        pi = share @ (joint / joint.sum(axis=1, keepdims=True))
+        pi = weight @ (joint / joint.sum(axis=1, keepdims=True)) + votes
+        pi /= pi.sum()
     return pi
+
+
+def shrunk_weights(density: Floats, weight: Floats) -> Floats:
+    """Return the `stacking_weights` with rows in favour of all alike."""
+    return stacking_weights(density, weight, min(PRIOR_ROWS, PRIOR_SHARE * weight.sum()))
 
 
 def stacked(density: Floats, weights: Floats) -> Floats:
@@ -195,7 +213,7 @@ def joined(first: Selection, second: Selection) -> Selection:
     return first._replace(
         candidates=first.candidates + second.candidates,
         density=density,
-        weights=stacking_weights(density, first.rows),
+        weights=shrunk_weights(density, first.rows),
         descents=first.descents + second.descents,
     )
 

@@ -90,7 +90,6 @@ def _row_gradients(
     return jax.vmap(jax.grad(value), in_axes=(None, 0))(flat, X)
 
 
-@partial(jax.jit, static_argnames="loss")
 def conclude(
     model: Model,
     rows: Batch,
@@ -104,6 +103,13 @@ def conclude(
     exactly what a sample says. Under a pointwise loss there is no posterior: the spread has no
     directions.
     """
+    return _conclude(model, rows, loss, sample)  # one signature: it is compiled once
+
+
+@partial(jax.jit, static_argnames="loss")
+def _conclude(
+    model: Model, rows: Batch, loss: str | AbstractPointwise, sample: Batch | None
+) -> Predictor:
     warp, head = model.warp, model.head
     if not isinstance(head, AbstractProcess):
         raise TypeError(f"conclude: {type(head).__name__} is learned, so nothing is left to do")

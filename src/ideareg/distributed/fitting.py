@@ -113,9 +113,9 @@ def fit(
         # So few rows that the head is exact are all in the sample, and on every process.
         sparse = not Assembler(rows, settings, seed=0, capacity=1).exact
 
-        def everything(bends: bool) -> Batch:
-            part, bent = model._scaled(own), model._bent(own)
-            part = bent.on(part) if bends and bent is not None else part
+        def everything(bend: float) -> Batch:
+            part = model._scaled(own)
+            part = model._bent(own)[bend].on(part) if bend else part
             return share_parts(part, settings.pad_columns)
 
         sums = Sums(shared, share, everything) if sparse else Sums(shared)

@@ -52,7 +52,7 @@ def _describe_selection(model: Any, fitted: Fitted) -> None:
         "param_nu": nu,
         "param_n_control_points": np.array([c.control_points for c in tried]),
         **({} if np.isnan(lengths).all() else {"param_length": lengths}),
-        **({} if scale_y is None else {"param_bent": np.array([c.bent for c in tried])}),
+        **({} if scale_y is None else {"param_bend": np.array([c.bend for c in tried])}),
         "mean_test_log_density": mean,
         "weight": fitted.weights,
     }

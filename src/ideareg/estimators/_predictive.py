@@ -93,7 +93,7 @@ class PredictiveMixin(MixtureMixin):
     warps_: list[FittedWarp]
     loss: str
     _scale_y: Scaling
-    _bend: Scaling | None
+    _bends: dict[float, Scaling]
     _one_output: bool
     _inputs: Callable[[ArrayLike], Floats]
 
@@ -109,15 +109,15 @@ class PredictiveMixin(MixtureMixin):
         return [self._scaling(w) for w in self.warps_]
 
     def _scaling(self, warp: FittedWarp) -> Scaling:
-        return self._bend if warp.bent and self._bend is not None else self._scale_y
+        return self._bends[warp.bend] if warp.bend else self._scale_y
 
     @property
-    def _bends(self) -> bool:
+    def _bent_stack(self) -> bool:
         return any(g.bends for g in self._scalings)
 
     def _check_straight(self, what: str) -> None:
         """Refuse what needs predictions that are linear in the targets."""
-        if self._bends:
+        if self._bent_stack:
             raise ValueError(
                 f"{what} needs predictions that are linear in the targets, and warps of this stack "
                 "predict bent ones (target_power_); fit with target_power=False."
@@ -211,7 +211,7 @@ class PredictiveMixin(MixtureMixin):
 
     def _mean(self, Z: Floats) -> Floats:
         """Return the predictive mean at standardised rows."""
-        if self._bends:
+        if self._bent_stack:
             return self._mixture(Z).moments()[0]
         return self._targets(Stack(self.warps_).mean(Z))
 

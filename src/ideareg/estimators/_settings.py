@@ -84,7 +84,7 @@ def _read_head(model: Any) -> dict[str, Any]:
         "n_inducing": None if model.n_inducing is None else int(model.n_inducing),
         "exact": {"auto": None, "exact": True, "sparse": False}[model.head],
         "noise": None if model.noise is None else float(model.noise),
-        "bent": model.target_power is True,
+        "bend": float(model.target_power is True),
         "workers": _workers(model.n_jobs),
     }
 

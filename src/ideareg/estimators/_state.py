@@ -91,10 +91,21 @@ def _named_leaves(warp: FittedWarp) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
 
 
-def _scales(model: Any, bent: bool) -> tuple[str, ...]:
+def _scales(model: Any) -> dict[str, Scaling]:
+    """Return the maps of inputs and targets by their names in a file."""
     if is_classifier(model):
-        return ("_scale_x",)
-    return ("_scale_x", "_scale_y", "_bend") if bent else ("_scale_x", "_scale_y")
+        return {"_scale_x": model._scale_x}
+    bends = {_bend_name(w.bend): model._bends[w.bend] for w in model.warps_ if w.bend}
+    return {"_scale_x": model._scale_x, "_scale_y": model._scale_y, **bends}
+
+
+def _bend_name(bend: float) -> str:
+    return f"_bend{bend:g}"
+
+
+def _restore_scale(name: str, columns: int, arrays: Arrays) -> Scaling:
+    wanted = Scaling.of(np.ones((1, columns)), np.ones(1))._asdict()
+    return Scaling(**{part: take(arrays, f"{name}.{part}", a) for part, a in wanted.items()})
 
 
 def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
@@ -105,8 +116,8 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
     for name in KERNEL_PARAMETERS:
         parameters[name] = kernel_spec(parameters[name], name)
     arrays: Arrays = {}
-    for scale in _scales(model, any(warp.bent for warp in model.warps_)):
-        for name, value in getattr(model, scale)._asdict().items():
+    for scale, scaling in _scales(model).items():
+        for name, value in scaling._asdict().items():
             arrays[f"{scale}.{name}"] = np.asarray(value)
     warps = []
     for j, warp in enumerate(model.warps_):
@@ -116,7 +127,7 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
         described = {
             "nu": warp.nu,
             "weight": warp.weight,
-            "bent": warp.bent,
+            "bend": warp.bend,
             "head": kind,
             "ledger": warp.ledger,
             "history": warp.history,
@@ -165,13 +176,11 @@ def restore_estimator(cls: type, header: dict[str, Any], arrays: Arrays) -> Any:
         else:
             model._one_output = bool(header["one_output"])
             outputs = arrays["_scale_y.mean"].size
+            bends = {float(warp.get("bend", 0.0)) for warp in header["warps"]} - {0.0}
+            model._scale_y = _restore_scale("_scale_y", outputs, arrays)
+            model._bends = {b: _restore_scale(_bend_name(b), outputs, arrays) for b in bends}
         columns = (model.n_features_in_, outputs)
-        bent = any(warp.get("bent") for warp in header["warps"])
-        model._bend = None
-        for scale, count in zip(_scales(model, bent), (*columns, outputs), strict=False):
-            wanted = Scaling.of(np.ones((1, count)), np.ones(1))._asdict()
-            parts = {name: take(arrays, f"{scale}.{name}", a) for name, a in wanted.items()}
-            setattr(model, scale, Scaling(**parts))
+        model._scale_x = _restore_scale("_scale_x", columns[0], arrays)
         model.warps_ = [
             _restore_warp(f"warp{j}", unplain(warp), settings, arrays, columns)
             for j, warp in enumerate(header["warps"])
@@ -203,8 +212,8 @@ def _restore_warp(
         tuned = Tuned(float(length), float(ridge), Calibration(float(scale), shift), offset)
     nu, weight = float(header["nu"]), float(header["weight"])
     predictor = Predictor(model.warp, *parts)
-    books, history, bent = header["ledger"], header["history"], bool(header.get("bent"))
-    return FittedWarp(model, predictor, nu, weight, books, history, tuned, bent)
+    books, history, bend = header["ledger"], header["history"], float(header.get("bend", 0.0))
+    return FittedWarp(model, predictor, nu, weight, books, history, tuned, bend)
 
 
 def _skeleton(

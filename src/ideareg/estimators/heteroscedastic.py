@@ -344,7 +344,7 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
         share, shift = (float(number) for number in header["ratio"])
         if noise is not None and noise.n_features_in_ != regressor.n_features_in_:
             raise ValueError("model file: its two regressors take different columns")
-        if regressor._bends:
+        if regressor._bent_stack:
             raise ValueError("model file: its targets are bent, and its noise is not")
         if not (0 <= share <= 1 and np.isfinite(shift)):
             raise ValueError("model file: the size of its noise makes no sense")

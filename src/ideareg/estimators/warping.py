@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from ideareg._numerics import scoped
 from ideareg._rows import Bent, Rows, Scaling, canonical, places
-from ideareg.assembly import Settings, candidates
+from ideareg.assembly import BENDS, Settings, candidates
 from ideareg.estimators._attributes import describe_support, store
 from ideareg.estimators._base import (
     CallbackSupportMixin,
@@ -105,9 +105,10 @@ class WarpingRegressor(
         Take the skew out of each input column before, by a Yeo-Johnson power between 0 and 2.
     target_power : bool or "auto", default="auto"
         Take the skew out of each target likewise: noise then grows or shrinks with ``y``, and
-        predictions are moments of bent normals. "auto" tries it where candidates are selected; the
-        stack may mix warps with and without.
-    n_warps : int, default=3
+        predictions are moments of bent normals. "auto" tries the best two candidates of a
+        selection with half of the way to that power, and with all of it; the stack may mix them
+        with ordinary ones.
+    n_warps : int, default=5
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
         Folds of the selection up to 2000 rows. Above, one tenth is held out instead, and the
@@ -153,7 +154,7 @@ class WarpingRegressor(
         Cross-validated mean log predictive density per row, in units of ``y``: of the stack, and
         of the regressor without warp. NaN where nothing was selected.
     cv_results_ : dict of ndarray
-        ``param_nu``, ``param_n_control_points``, ``param_bent``, ``mean_test_log_density``,
+        ``param_nu``, ``param_n_control_points``, ``param_bend``, ``mean_test_log_density``,
         ``weight``.
     target_power_ : ndarray of shape (n_warps,) or (n_warps, n_outputs)
         Yeo-Johnson power of the targets that each warp predicts, 1 where they are not bent.
@@ -211,7 +212,7 @@ class WarpingRegressor(
         standardize: bool = True,
         power: bool = True,
         target_power: bool | str = "auto",
-        n_warps: int = 3,
+        n_warps: int = 5,
         n_folds: int = 3,
         selection_rows: int = 5_000,
         training_rows: int = 50_000,
@@ -297,22 +298,27 @@ class WarpingRegressor(
         """Take the units of the columns from the rows."""
         self._scale_x = Scaling.of(rows.X, rows.weight, centre=self.standardize, bend=self.power)
         self._scale_y = Scaling.of(rows.Y, rows.weight, centre=self.standardize)
-        self._bend = None
+        self._bends = {}
         if self.target_power is False or not self.standardize or self.loss != "evidence":
             return
-        bend = Scaling.of(rows.Y, rows.weight, bend=True)
-        needed = self.target_power is True or any(w.bent for w in self._start or ())
-        if needed or bend.unevenness(rows.Y, rows.weight) > LEAST_BEND:
-            self._bend = bend
+        straightest = Scaling.of(rows.Y, rows.weight, bend=1.0)
+        tried: tuple[float, ...] = BENDS
+        if straightest.unevenness(rows.Y, rows.weight) < LEAST_BEND:
+            tried = ()
+        if self.target_power is True:
+            tried = (1.0,)
+        if self._start is not None:
+            tried = tuple({w.bend for w in self._start} - {0.0})
+        self._bends = {bend: Scaling.of(rows.Y, rows.weight, bend=bend) for bend in tried}
 
     @property
     def _start(self) -> list[FittedWarp] | None:
         """The warps that a fit goes on from."""
         return getattr(self, "warps_", None) if self.warm_start else None
 
-    def _bent(self, rows: Rows) -> Bent | None:
+    def _bent(self, rows: Rows) -> dict[float, Bent]:
         """Return other targets of the rows, if some are worth trying."""
-        return None if self._bend is None else Bent.of(rows.Y, self._scale_y, self._bend)
+        return {bend: Bent.of(rows.Y, self._scale_y, g) for bend, g in self._bends.items()}
 
     def _scaled(self, rows: Rows) -> Rows:
         return Rows(self._scale_x.forward(rows.X), self._scale_y.forward(rows.Y), rows.weight)
@@ -323,7 +329,7 @@ class WarpingRegressor(
         rows: Rows,
         data: tuple[Any, Any],
         random: Any,
-        bent: Bent | None = None,
+        bent: Mapping[float, Bent] | None = None,
         sums: Sums = Sums(),  # noqa: B008
     ) -> None:
         """Fit standardised rows, with bent targets for candidates of their own."""
