@@ -187,7 +187,7 @@ def fit_warps(
         problem, share = assembler.problem(pool[j]), 1.0
         if start is not None:
             problem = _continue_from(problem, start[j].model)
-        elif selection is not None:
+        elif selection is not None and n > FOLDED_ROWS:
             problem, share = _continue_from(problem, selection.descents[j].model), CONTINUED
         return _settled(fit("fit", problem, j, share=share), problem, settings, fit)
 
