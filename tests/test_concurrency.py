@@ -31,6 +31,13 @@ def test_jobs_run_at_the_same_time():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_compiled_beside_is_no_outcome(workers):
+    seen = []
+    outcomes = Crew(workers).run([lambda: 0, lambda: 1], never, beside=lambda: seen.append("beside"))
+    assert outcomes == [0, 1] and len(seen) == workers - 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_what_ends_the_run_leaves_the_rest_out(workers):
     crew = Crew(workers)
     report = crew.in_turn(lambda: None)
