@@ -151,6 +151,9 @@ def test_two_selections_make_one_stack():
     np.testing.assert_array_equal(both.density, density)
     np.testing.assert_allclose(both.weights, shrunk_weights(density, np.ones(50)))
     assert len(both.candidates) == len(both.descents) == 3
+    # those that no held-out row wants have no weight, whatever speaks for all alike
+    worse = joined(first, selection_of(density[:, 2:] - 20, [1.0]))
+    np.testing.assert_array_equal(worse.weights, [0.3, 0.7, 0.0])
 
 
 def test_an_interrupted_second_leaves_the_best_of_the_first():

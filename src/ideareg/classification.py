@@ -40,14 +40,20 @@ from ideareg.primal import CONSTANT, Features, Fit, easy_root, features, ridge_p
 from ideareg.readout import Batch, Posterior, PrimalHead
 from ideareg.recipe import (
     HELD_OUT,
-    LEAST_SHARE,
     Fitted,
     FittedWarp,
     Report,
     by_weight,
     fit_reported,
 )
-from ideareg.selection import WORST, Candidate, Selection, keep_heaviest, stacking_weights
+from ideareg.selection import (
+    LEAST_SHARE,
+    WORST,
+    Candidate,
+    Selection,
+    keep_heaviest,
+    stacking_weights,
+)
 from ideareg.shooting import Trajectory
 from ideareg.training import Descent, Model, Problem
 from ideareg.uncertainty import Predictor, no_spread

@@ -40,8 +40,8 @@ S = TypeVar("S")
 # On the diagonal of the Gram matrix of the inducing points while they are learned; relative to
 # k(x, x) = 1. Of a·k(x, x) it is the least variance of a prediction.
 INDUCING_JITTER: Any = np.float64(1e-7)
-# Rows at a time: the matrix rows × inducing points then stays in cache; an accelerator wants more to
-# do at once, which at 100,000 rows takes an H100 from 46 to 17 ms a gradient.
+# Rows at a time: the matrix rows × inducing points then stays in cache. An accelerator wants more
+# to do at once: at 100,000 rows that takes an H100 from 46 to 17 ms a gradient.
 TILE, ACCELERATOR_TILE = 1024, 8192
 # The axis of the devices over which rows are shared.
 ROWS = "rows"

@@ -34,6 +34,7 @@ from ideareg.ledger import ledger, of_flow
 from ideareg.pointwise import AbstractBoxed
 from ideareg.readout import Batch, SparseHead
 from ideareg.selection import (
+    LEAST_SHARE,
     Candidate,
     Selection,
     cross_validate,
@@ -49,8 +50,6 @@ from ideareg.uncertainty import Predictor, at_depth, conclude
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
 
-# A share of the stack below this is not worth a fit.
-LEAST_SHARE = 0.05
 # The rows held out where they are many, and how much the selected fits are gone on with.
 HELD_OUT = 0.1
 CONTINUED = 0.5  # of the iterations

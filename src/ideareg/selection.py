@@ -33,6 +33,8 @@ Floats = NDArray[np.float64]
 STACKING_ITERATIONS = 500
 # Rows in favour of each candidate before any is seen, and at most this share of those seen.
 PRIOR_ROWS, PRIOR_SHARE = 10.0, 0.04
+# A share of the stack below this is not worth a fit.
+LEAST_SHARE = 0.05
 # The log density of a row under a fit that broke down.
 WORST = -1e6
 
@@ -204,16 +206,22 @@ def stacked(density: Floats, weights: Floats) -> Floats:
 def joined(first: Selection, second: Selection) -> Selection:
     """Return the stack of the candidates of both, on the same folds.
 
-    Where the second was interrupted, the best of the first is handed back.
+    The second have weight only where held-out rows want some of them, without rows in their favour.
+    Where they were interrupted, the best of the first is handed back.
     """
     if second.interrupted is not None:
         best = first.descents[int(first.weights.argmax())]
         return first._replace(interrupted=best)
     density = np.hstack([first.density, second.density])
+    count = len(first.candidates)
+    if stacking_weights(density, first.rows)[count:].sum() < LEAST_SHARE:
+        weights = np.append(first.weights, np.zeros(len(second.candidates)))
+    else:
+        weights = shrunk_weights(density, first.rows)
     return first._replace(
         candidates=first.candidates + second.candidates,
         density=density,
-        weights=shrunk_weights(density, first.rows),
+        weights=weights,
         descents=first.descents + second.descents,
     )
 

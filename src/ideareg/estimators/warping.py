@@ -35,7 +35,7 @@ from ideareg.recipe import FittedWarp, Sums, fit_warps
 Floats = NDArray[np.float64]
 
 # Bends whose slopes differ less than this from row to row are not worth trying.
-LEAST_BEND = 0.05
+LEAST_BEND = 0.1
 
 
 class WarpingRegressor(
