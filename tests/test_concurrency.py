@@ -33,7 +33,7 @@ def test_jobs_run_at_the_same_time():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_compiled_beside_is_no_outcome(workers):
     seen = []
-    outcomes = Crew(workers).run([lambda: 0, lambda: 1], never, beside=lambda: seen.append("beside"))
+    outcomes = Crew(workers).run([lambda: 0, lambda: 1], never, lambda: seen.append("compiled"))
     assert outcomes == [0, 1] and len(seen) == workers - 1
 
 
