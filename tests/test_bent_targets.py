@@ -62,7 +62,7 @@ def test_scores_are_in_units_of_y(bent, always):
 
 
 def test_answers_are_those_of_the_bent_target_mapped_back():
-    g = Scaling.of(SKEWED[:, None], np.ones(N), bend=True)
+    g = Scaling.of(SKEWED[:, None], np.ones(N), bend=1.0)
     one = regressor(target_power=True, nu=5.0).fit(X, SKEWED)
     other = regressor(target_power=False, nu=5.0).fit(X, g.forward(SKEWED[:, None])[:, 0])
     for end, latent in zip(one.predict_interval(AT), other.predict_interval(AT), strict=True):

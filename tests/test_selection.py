@@ -69,7 +69,7 @@ def test_stacking_survives_candidates_that_fail_everywhere():
 def test_shrunk_weights_favour_all_that_did_not_break_down():
     rng = np.random.default_rng(2)
     density = rng.normal([0, 3, 0], size=(400, 3))
-    density[7, 2] = WORST
+    density[7, 2] = WORST + 5  # as one of bent targets stands in the units of the others
     weights = shrunk_weights(density, np.ones(400))
     # ten rows for each of the two that hold, and the rows seen for the better
     assert weights[2] < 1e-6 and 10 / 420 < weights[0] < 0.1

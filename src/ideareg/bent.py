@@ -46,7 +46,7 @@ class BentMixture(NamedTuple):
     Examples
     --------
     >>> targets = np.exp(np.random.default_rng(0).normal(size=(500, 1)))
-    >>> g = Scaling.of(targets, np.ones(500), bend=True)
+    >>> g = Scaling.of(targets, np.ones(500), bend=1.0)
     >>> forecast = BentMixture(Mixture.normal([0.0], [1.0]), (g,))
     >>> low, middle, high = forecast.quantile([0.05, 0.5, 0.95])
     >>> bool(high - middle > 2 * (middle - low))

@@ -182,7 +182,8 @@ def stacking_weights(density: Floats, weight: Floats, prior: float = 0.0) -> Flo
     >>> stacking_weights(density, np.ones(2), prior=1.0).round(2).tolist()
     [0.69, 0.31]
     """
-    votes = np.where((density > WORST).all(axis=0), prior, 0.0)
+    # Half of the worst: densities of bent targets come in other units.
+    votes = np.where((density > WORST / 2).all(axis=0), prior, 0.0)
     likelihood = np.exp(density - density.max(axis=1, keepdims=True))
     pi = np.full(density.shape[1], 1 / density.shape[1])
     for _ in range(STACKING_ITERATIONS):

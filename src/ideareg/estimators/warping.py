@@ -301,14 +301,14 @@ class WarpingRegressor(
         self._bends = {}
         if self.target_power is False or not self.standardize or self.loss != "evidence":
             return
-        straightest = Scaling.of(rows.Y, rows.weight, bend=1.0)
-        tried: tuple[float, ...] = BENDS
-        if straightest.unevenness(rows.Y, rows.weight) < LEAST_BEND:
-            tried = ()
-        if self.target_power is True:
-            tried = (1.0,)
         if self._start is not None:
-            tried = tuple({w.bend for w in self._start} - {0.0})
+            tried = {w.bend for w in self._start} - {0.0}
+        elif self.target_power is True:
+            tried = {1.0}
+        else:
+            straightest = Scaling.of(rows.Y, rows.weight, bend=1.0)
+            uneven = straightest.unevenness(rows.Y, rows.weight) > LEAST_BEND
+            tried = set(BENDS) if uneven else set()
         self._bends = {bend: Scaling.of(rows.Y, rows.weight, bend=bend) for bend in tried}
 
     @property
