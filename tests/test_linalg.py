@@ -4,8 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-from ideareg._linalg import cholesky_with_jitter, fixed_point, squared_distances
+from ideareg._linalg import (
+    cholesky_with_jitter,
+    fixed_point,
+    lower_inverse,
+    squared_distances,
+    transposed,
+)
 from ideareg._types import Result, Solution
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -158,3 +165,21 @@ def test_results_are_codes_with_remedies():
     assert all(len(result.message) > 5 for result in Result)
     solution = Solution(1.0, jnp.array(4), {})
     assert solution.outcome is Result.ill_conditioned and "nugget" in solution.outcome.message
+
+
+@pytest.mark.parametrize("n", [1, 64, 65, 200])
+def test_the_inverse_of_a_triangle(n):
+    rng = np.random.default_rng(n)
+    L = jnp.asarray(np.tril(rng.normal(size=(n, n)) / n) + np.eye(n))
+    step, C = np.tril(rng.normal(size=(n, n))), rng.normal(size=(n, n))
+    inverse = np.linalg.inv(L)
+    np.testing.assert_allclose(lower_inverse(L), inverse, atol=1e-12 * abs(inverse).max())
+    slope = jax.jvp(lambda L: jnp.vdot(C, lower_inverse(L)), (L,), (step,))[1]
+    np.testing.assert_allclose(slope, -np.vdot(C, inverse @ step @ inverse), rtol=1e-10)
+
+
+def test_a_transpose_has_all_derivatives():
+    A = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(transposed(A), np.asarray(A).T)
+    np.testing.assert_array_equal(jax.vmap(transposed)(A[None])[0], np.asarray(A).T)
+    check_grads(lambda A: transposed(A) @ A, (A,), order=2)
