@@ -49,6 +49,7 @@ ORDER = [
     "training",
     "uncertainty",
     "inducing",
+    "local",
     "posterior",
     "robustness",
     "sparsity",

@@ -57,7 +57,7 @@ def test_noise_stays_above_its_floor(double_precision, head):
 def test_all_rows_as_points_are_the_exact_process(double_precision):
     problem = make_problem("sparse", size=0.3)
     model, rows = problem.model, problem.rows
-    grown, fitted = conclude_with(model, rows, rows.X, learn=True)
+    grown, fitted, _ = conclude_with(model, rows, rows.X, learn=True)
     assert len(fitted.posterior.points) == len(model.head.inducing) + len(rows.X)
     own = ("kernel", "log_scale", "log_amplitude", "log_noise", "noise_floor")
     exact = ExactHead(**{name: getattr(grown.head, name) for name in own})
@@ -70,7 +70,7 @@ def test_all_rows_as_points_are_the_exact_process(double_precision):
 def test_amplitude_and_noise_that_are_given_stay(double_precision):
     problem = make_problem("sparse")
     rows = problem.rows
-    grown, fitted = conclude_with(problem.model, rows, rows.X, learn=False)
+    grown, fitted, _ = conclude_with(problem.model, rows, rows.X, learn=False)
     assert float(fitted.posterior.noise) == pytest.approx(0.1)
     assert float(grown.head.amplitude) == pytest.approx(1.0)
 

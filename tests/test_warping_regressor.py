@@ -26,7 +26,7 @@ from sklearn.kernel_ridge import KernelRidge
 import ideareg
 from ideareg import WarpingRegressor, recipe
 from ideareg import kernels as ik
-from ideareg.stack import in_chunks
+from ideareg._rows import in_chunks
 
 N = 40
 

@@ -7,7 +7,8 @@ and whether a row is repeated k times or carries weight k.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ CENTRE_ITERATIONS = 25
 # Exponents below this are taken to be 0, where the power is a logarithm.
 TINY_POWER = 1e-6
 UNIT_QUANTILE = 0.1
+# Where no column ever is.
+FAR = 1e150
+# Rows that a prediction holds at a time: bounds memory whatever the size of the table.
+CHUNK = 4096
 
 
 class Rows(NamedTuple):
@@ -97,7 +102,7 @@ class Scaling(NamedTuple):
     A Yeo-Johnson power, which takes the skew out of a column, then an affine map. Powers between 0
     and 2 make it a bijection of the line, so it can be undone wherever a flow may have led. The
     power acts on multiples of ``unit``, the size of the column's small entries: metres or
-    kilometres are the same.
+    kilometres are the same. Below ``low`` and above ``high`` the map goes on as a straight line.
     """
 
     unit: Floats
@@ -105,19 +110,27 @@ class Scaling(NamedTuple):
     mean: Floats
     scale: Floats
     varies: NDArray[np.bool_]
+    low: Floats
+    high: Floats
 
     @classmethod
-    def of(cls, A: Floats, weight: Floats, *, centre: bool = True, bend: float = 0.0) -> Scaling:
+    def of(
+        cls, A: Floats, weight: Floats, *, centre: bool = True, bend: float = 0.0,
+        straight: bool = False,
+    ) -> Scaling:  # fmt: skip
         """Measure the columns of ``A`` (n, d).
 
         Powers go the share ``bend`` of the way from 1 to that which leaves least skew; without
-        ``centre`` the map is the identity.
+        ``centre`` the map is the identity. With ``straight`` it is a line beyond what is in ``A``.
         """
         columns = A.shape[1]
+        low, high = np.full(columns, -FAR), np.full(columns, FAR)
         unit, power, mean, scale = (fill(columns) for fill in (np.ones, np.ones, np.zeros, np.ones))
         varies = np.ones(columns, dtype=bool)
         if not centre:
-            return cls(unit, power, mean, scale, varies)
+            return cls(unit, power, mean, scale, varies, low, high)
+        if straight:
+            low, high = A.min(0), A.max(0)
         share = weight / weight.sum()
         if bend:
             unit = np.array([_unit(column, share) for column in A.T])
@@ -130,17 +143,23 @@ class Scaling(NamedTuple):
         varies = deviation > 10 * np.finfo(float).eps * np.maximum(np.abs(mean), 1e-300)
         # The mean of a constant is that constant, not what a rounded sum makes of it.
         mean = np.where(varies, mean, A[0])
-        return cls(unit, power, mean, np.where(varies, deviation, 1.0), varies)
+        scale = np.where(varies, deviation, 1.0)
+        return cls(unit, power, mean, scale, varies, low, high)
 
     def forward(self, A: Floats) -> Floats:
         """Standardise the rows of ``A``."""
-        bent = yeo_johnson(A / self.unit, self.power)
+        inside = np.clip(A, self.low, self.high)
+        bent = yeo_johnson(inside / self.unit, self.power)
+        bent = bent + np.exp(self._log_bend(inside)) * (A - inside)
         return np.where(self.varies, (bent - self.mean) / self.scale, 0.0)
 
     def backward(self, A: Floats) -> Floats:
         """Undo `forward`; a constant column gets its constant back."""
         bent = np.where(self.varies, A * self.scale, 0.0) + self.mean
-        return self.unit * yeo_johnson_inverse(bent, self.power)
+        ends = (yeo_johnson(end / self.unit, self.power) for end in (self.low, self.high))
+        inside = np.clip(bent, *ends)
+        found = self.unit * yeo_johnson_inverse(inside, self.power)
+        return found + np.exp(-self._log_bend(found)) * (bent - inside)
 
     @property
     def bends(self) -> bool:
@@ -152,9 +171,12 @@ class Scaling(NamedTuple):
 
         It is what a log density of standardised targets gains in units of ``A``.
         """
+        return self._log_bend(np.clip(A, self.low, self.high)) - np.log(self.scale)
+
+    def _log_bend(self, A: Floats) -> Floats:
+        """Return the logarithm of the slope of the power alone."""
         exponent = np.where(A >= 0, self.power, 2 - self.power)
-        bent = (exponent - 1) * np.log1p(np.abs(A / self.unit)) - np.log(self.unit)
-        return bent - np.log(self.scale)
+        return (exponent - 1) * np.log1p(np.abs(A / self.unit)) - np.log(self.unit)
 
     def unevenness(self, A: Floats, weight: Floats) -> float:
         """Return how much `log_slope` differs between the rows of ``A``: 0 without a bend."""
@@ -292,3 +314,13 @@ def centres(X: Floats, weight: Floats, count: int, seed: int) -> Floats:
     with threadpool_limits(limits=1):
         model = KMeans(count, n_init=1, max_iter=CENTRE_ITERATIONS, random_state=seed)
         return np.asarray(model.fit(X, sample_weight=weight).cluster_centers_, dtype=np.float64)
+
+
+def in_chunks(f: Callable[[Floats], Any], X: Floats, size: int = CHUNK) -> list[Floats]:
+    """Apply ``f`` to chunks of rows padded to their bucket; return its outputs, concatenated."""
+    parts: list[list[Floats]] = []
+    for first in range(0, len(X), size):
+        rows = X[first : first + size]
+        outputs = f(pad(rows, bucket(len(rows))))
+        parts.append([np.asarray(output)[: len(rows)] for output in outputs])
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]

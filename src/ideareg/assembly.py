@@ -68,6 +68,8 @@ class Settings:
     pad_columns: bool
     workers: int = 1  # descents at a time
     bend: float = 0.0  # of the targets that every candidate predicts
+    # What rows must gain by corrections from near rows, in nats; None for none.
+    local_gain: float | None = None
 
 
 def candidates(settings: Settings, n: int) -> list[Candidate]:

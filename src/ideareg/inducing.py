@@ -52,8 +52,8 @@ def conclude_with(
     *,
     learn: bool,
     sample: Batch | None = None,
-) -> tuple[Model, Predictor]:
-    """Condition a sparse head on the rows as `uncertainty.conclude` does, with more points.
+) -> tuple[Model, Predictor, Array]:
+    """Condition a sparse head on the rows as `uncertainty.concluded` does, with more points.
 
     Parameters
     ----------
@@ -73,13 +73,15 @@ def conclude_with(
     Model
         With the head that has all points; those of ``model`` come first.
     Predictor
+    Array
+        What the head undoes.
     """
     head, D, trajectory = _joined(model.warp, model.head, joined)
     spectrum = _seen(model.warp, trajectory, head, rows)
     if learn:
         head = most_likely(head, spectrum)
-    fitted = _concluded(model.warp, head, D, trajectory, spectrum, rows, sample)
-    return Model(model.warp, head), fitted
+    fitted, undoing = _concluded(model.warp, head, D, trajectory, spectrum, rows, sample)
+    return Model(model.warp, head), fitted, undoing
 
 
 def most_likely(head: SparseHead, spectrum: Spectrum) -> SparseHead:
@@ -129,6 +131,6 @@ def _seen(warp: Warp, trajectory: Trajectory, head: SparseHead, rows: Batch) -> 
 def _concluded(
     warp: Warp, head: SparseHead, D: Array, trajectory: Trajectory, spectrum: Spectrum,
     rows: Batch, sample: Batch | None,
-) -> Predictor:  # fmt: skip
+) -> tuple[Predictor, Array]:  # fmt: skip
     posterior, undoing = head.posterior(spectrum)
-    return measured(warp, trajectory, D, posterior, undoing, rows, sample)
+    return measured(warp, trajectory, D, posterior, undoing, rows, sample), undoing

@@ -70,7 +70,7 @@ class Posterior(eqx.Module):
     Mean :math:`k(x, P)\alpha`, variance :math:`a\,k(x,x) - |F\,k(P,x)|^2`, for warped x.
     """
 
-    kernel: AbstractKernel
+    kernel: Stretched
     points: Float[Array, "M d"]
     dual: Float[Array, "M k"]
     factor: Float[Array, "R M"]

@@ -31,8 +31,9 @@ from ideareg.assembly import (
 from ideareg.concurrency import Crew
 from ideareg.inducing import conclude_with
 from ideareg.ledger import ledger, of_flow
+from ideareg.local import MOST_ROWS, Local, errors_of, learn_local
 from ideareg.pointwise import AbstractBoxed
-from ideareg.readout import Batch, SparseHead
+from ideareg.readout import Batch, SharedBatch, SparseHead
 from ideareg.selection import (
     LEAST_SHARE,
     Candidate,
@@ -45,7 +46,7 @@ from ideareg.selection import (
 )
 from ideareg.sparsity import settle
 from ideareg.training import Descent, Evaluate, Model, Problem, descend, evaluator
-from ideareg.uncertainty import Predictor, at_depth, conclude
+from ideareg.uncertainty import Predictor, at_depth, concluded
 
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
@@ -66,13 +67,15 @@ class FittedWarp(NamedTuple):
     history: dict[str, list[float]]
     tuned: Any = None  # what held-out rows decided for a classifier
     bend: float = 0.0  # of the targets that it predicts
+    local: Local | None = None  # what near rows correct
 
     def at_depth(self, depth: int) -> FittedWarp:
         """Return the same warp cut into ``depth`` layers."""
         predictor = at_depth(self.predictor, depth)
         model = eqx.tree_at(lambda m: m.warp, self.model, predictor.warp)
         books = self.ledger | of_flow(predictor.trajectory, self.nu)
-        return self._replace(model=model, predictor=predictor, ledger=books)
+        local = self.local and self.local.after(predictor)
+        return self._replace(model=model, predictor=predictor, ledger=books, local=local)
 
 
 @dataclass
@@ -199,7 +202,7 @@ def fit_warps(
         data = everything(pool[j].bend), seen(pool[j].bend)
         finish = partial(_finish, made, pool[j], weights[j], *data, settings)
         try:
-            warps.append(finish(more))
+            warps.append(finish(more, random))
         except KeyboardInterrupt:
             # The descent is worth more than the moment it takes to finish with what it learned.
             warps.append(finish())
@@ -275,24 +278,32 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
 def _finish(
     descent: Descent, candidate: Candidate, weight: float, rows: Batch, seen: Batch,
     settings: Settings, joined: Floats | None = None,
+    random: np.random.RandomState | None = None,
 ) -> FittedWarp:  # fmt: skip
     """Condition the head of a descent, which has ``seen`` some of the rows, on all of them.
 
-    The points of ``joined`` join those that the descent learned.
+    The points of ``joined`` join those that the descent learned. With ``random``, near rows may
+    correct what the head predicts.
     """
     few = float(seen.weight.sum()) < float(rows.weight.sum())
     model, sample = descent.model, seen if few else None
     if joined is None:
-        fitted = conclude(model, rows, settings.loss, sample)
+        fitted, undoing = concluded(model, rows, settings.loss, sample)
     else:
         learn = settings.learn_head
-        model, fitted = conclude_with(model, rows, joined, learn=learn, sample=sample)
+        model, fitted, undoing = conclude_with(model, rows, joined, learn=learn, sample=sample)
     nu, bend = candidate.nu, candidate.bend
     books = ledger(descent, fitted.trajectory, nu)
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
     model, predictor = jax.tree.map(np.asarray, (model, fitted))
-    return FittedWarp(model, predictor, nu, float(weight), books, descent.history, bend=bend)
+    local, gain = None, settings.local_gain
+    few_enough = np.count_nonzero(rows.weight) <= MOST_ROWS and not isinstance(rows, SharedBatch)
+    if random is not None and gain is not None and few_enough:
+        local = learn_local(predictor, errors_of(predictor, undoing, rows), random, gain)
+    return FittedWarp(
+        model, predictor, nu, float(weight), books, descent.history, bend=bend, local=local
+    )
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:

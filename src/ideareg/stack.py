@@ -5,14 +5,13 @@ Inputs are standardised rows, outputs are in units of the standardised targets o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from ideareg._rows import bucket, pad
+from ideareg._rows import in_chunks
 from ideareg.calibration import Mixture
 from ideareg.recipe import FittedWarp
 from ideareg.selection import normal_log_density
@@ -20,20 +19,8 @@ from ideareg.uncertainty import predict_covariance, predict_mean, predict_moment
 
 Floats = NDArray[np.float64]
 
-# Rows that a prediction holds at a time: bounds memory whatever the size of the table.
-CHUNK = 4096
 # With the variance of the warp, a row also holds its gradient by every stage of the flow.
 CHUNK_SPREAD = 1024
-
-
-def in_chunks(f: Callable[[Floats], Any], X: Floats, size: int = CHUNK) -> list[Floats]:
-    """Apply ``f`` to chunks of rows padded to their bucket; return its outputs, concatenated."""
-    parts: list[list[Floats]] = []
-    for first in range(0, len(X), size):
-        rows = X[first : first + size]
-        outputs = f(pad(rows, bucket(len(rows))))
-        parts.append([np.asarray(output)[: len(rows)] for output in outputs])
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 class Stack(NamedTuple):
@@ -52,13 +39,9 @@ class Stack(NamedTuple):
 
     def normals(self, Z: Floats) -> tuple[Floats, Floats]:
         """Return what each warp says of observations: means (m, n, k), covariances (m, k, n, n)."""
-        means = np.stack([_mean(w, Z) for w in self.warps])
-        noises = [float(w.predictor.posterior.noise) for w in self.warps]
-        each = [
-            _covariance(w, Z) + noise * np.eye(len(Z))
-            for w, noise in zip(self.warps, noises, strict=True)
-        ]
-        return means, np.stack(each)
+        means, covariances = zip(*(_function(w, Z) for w in self.warps), strict=True)
+        alone = [np.eye(len(Z)) * _noise(w) * (1 - _share(w)) for w in self.warps]
+        return np.stack(means), np.stack([C + D for C, D in zip(covariances, alone, strict=True)])
 
     def log_density(self, Z: Floats, Y: Floats, log_slope: Floats) -> Floats:
         """Return the log density of each row, summed over outputs, shape (n,).
@@ -83,7 +66,8 @@ class Stack(NamedTuple):
         picks = random.multinomial(count, self.weights)
         draws = []
         for w, times in zip(self.warps, picks, strict=True):
-            pairs = zip(_mean(w, Z).T, _covariance(w, Z), strict=True)
+            mean, covariance = _function(w, Z)
+            pairs = zip(mean.T, covariance, strict=True)
             columns = [random.multivariate_normal(m, C, times).T for m, C in pairs]
             draws.append(np.stack(columns, axis=1))
         return draws
@@ -101,8 +85,18 @@ def mix(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Fl
     return mean, np.tensordot(weights, covariances + outer, 1)
 
 
+def _noise(w: FittedWarp) -> float:
+    return float(w.predictor.posterior.noise)
+
+
+def _share(w: FittedWarp) -> float:
+    """Return the share of the noise that near rows have in common."""
+    return w.local.share if w.local else 0.0
+
+
 def _mean(w: FittedWarp, Z: Floats) -> Floats:
-    return in_chunks(lambda X: (predict_mean(w.predictor, X),), Z)[0]
+    (mean,) = in_chunks(lambda X: (predict_mean(w.predictor, X),), Z)
+    return mean + w.local(Z)[0] if w.local else mean
 
 
 def _moments(w: FittedWarp, Z: Floats, ratio: Floats | float) -> tuple[Floats, Floats]:
@@ -110,8 +104,15 @@ def _moments(w: FittedWarp, Z: Floats, ratio: Floats | float) -> tuple[Floats, F
         return predict_moments(w.predictor, X)
 
     mean, variance = in_chunks(moments, Z, CHUNK_SPREAD)
-    return mean, variance + ratio * float(w.predictor.posterior.noise)
+    expected, left = w.local(Z) if w.local else (0.0, 1.0)
+    return mean + expected, variance + ratio * left * _noise(w)
 
 
-def _covariance(w: FittedWarp, Z: Floats) -> Floats:
-    return np.asarray(predict_covariance(w.predictor, Z))
+def _function(w: FittedWarp, Z: Floats) -> tuple[Floats, Floats]:
+    """Return mean (n, k) and covariance (k, n, n), without what each row has alone."""
+    (mean,) = in_chunks(lambda X: (predict_mean(w.predictor, X),), Z)
+    covariance = np.asarray(predict_covariance(w.predictor, Z))
+    if w.local is None:
+        return mean, covariance
+    expected, common = w.local.jointly(Z)
+    return mean + expected, covariance + _noise(w) * common

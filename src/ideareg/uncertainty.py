@@ -103,24 +103,39 @@ def conclude(
     exactly what a sample says. Under a pointwise loss there is no posterior: the spread has no
     directions.
     """
+    return concluded(model, rows, loss, sample)[0]
+
+
+def concluded(
+    model: Model,
+    rows: Batch,
+    loss: str | AbstractPointwise = "evidence",
+    sample: Batch | None = None,
+) -> tuple[Predictor, Float[Array, "R M"]]:
+    """Do what `conclude` does, and also return what the head undoes of changes before it.
+
+    That matrix is the second that `ideareg.readout.AbstractProcess.conditioned` returns; it has no
+    rows under a pointwise loss.
+    """
     return _conclude(model, rows, loss, sample)  # one signature: it is compiled once
 
 
 @partial(jax.jit, static_argnames="loss")
 def _conclude(
     model: Model, rows: Batch, loss: str | AbstractPointwise, sample: Batch | None
-) -> Predictor:
+) -> tuple[Predictor, Float[Array, "R M"]]:
     warp, head = model.warp, model.head
     if not isinstance(head, AbstractProcess):
         raise TypeError(f"conclude: {type(head).__name__} is learned, so nothing is left to do")
     if isinstance(loss, AbstractPointwise):
         trajectory = warp.trajectory()
         posterior, _ = head.least(loss, warp.along(trajectory), rows)
-        return Predictor(warp, trajectory, posterior, no_spread(trajectory, posterior))
+        spread = no_spread(trajectory, posterior)
+        return Predictor(warp, trajectory, posterior, spread), posterior.factor
 
     D, trajectory = shot(warp)
     posterior, undoing = head.conditioned(warp.along(trajectory), rows)
-    return measured(warp, trajectory, D, posterior, undoing, rows, sample)
+    return measured(warp, trajectory, D, posterior, undoing, rows, sample), undoing
 
 
 def measured(

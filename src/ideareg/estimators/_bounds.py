@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import jax
@@ -12,14 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ideareg._numerics import scoped
-from ideareg._rows import Scaling, bucket, canonical, pad
+from ideareg._rows import Scaling, bucket, canonical, in_chunks, pad
 from ideareg.estimators._attributes import describe_warps
 from ideareg.estimators._base import positive_weights
 from ideareg.estimators._settings import read_settings
+from ideareg.local import errors_of
 from ideareg.readout import Batch
 from ideareg.recipe import FittedWarp
-from ideareg.stack import in_chunks
-from ideareg.uncertainty import conclude, power_function, regressor_norms
+from ideareg.uncertainty import concluded, power_function, regressor_norms
 
 Floats = NDArray[np.float64]
 
@@ -85,8 +86,9 @@ class BoundsMixin:
         Raises
         ------
         ValueError
-            If the norm is missing, negative or of the wrong shape, or the regressor is not linear
-            in the targets, because of its loss or because they are bent.
+            If the norm is missing, negative or of the wrong shape, or the regressor is not that of
+            the warped kernel: because of its loss, of bent targets, or of corrections by near
+            rows.
 
         Notes
         -----
@@ -156,7 +158,11 @@ class BoundsMixin:
 
         def conditioned(w: FittedWarp) -> FittedWarp:
             rows = self._batch(X, y, sample_weight, w)
-            return w._replace(predictor=jax.tree.map(np.asarray, conclude(w.model, rows, loss)))
+            fitted, undoing = jax.tree.map(np.asarray, concluded(w.model, rows, loss))
+            local = w.local and replace(
+                w.local, fitted=fitted, errors=errors_of(fitted, undoing, rows)
+            )
+            return w._replace(predictor=fitted, local=local)
 
         one.warps_ = [conditioned(w) for w in self.warps_]
         for name in ("momentum_norms_", "support_"):

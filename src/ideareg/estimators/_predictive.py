@@ -115,12 +115,29 @@ class PredictiveMixin(MixtureMixin):
     def _bent_stack(self) -> bool:
         return any(g.bends for g in self._scalings)
 
+    @property
+    def local_share_(self) -> Floats:
+        """Share of the noise of each warp that equal rows have in common."""
+        check_is_fitted(self)
+        return np.array([w.local.share if w.local else 0.0 for w in self.warps_])
+
+    @property
+    def local_length_(self) -> Floats:
+        """Distance after each warp over which that share falls, in lengths of its head."""
+        check_is_fitted(self)
+        return np.array([w.local.length if w.local else np.nan for w in self.warps_])
+
     def _check_straight(self, what: str) -> None:
-        """Refuse what needs predictions that are linear in the targets."""
+        """Refuse what needs the regressor of the warped kernel, and no other."""
         if self._bent_stack:
             raise ValueError(
                 f"{what} needs predictions that are linear in the targets, and warps of this stack "
                 "predict bent ones (target_power_); fit with target_power=False."
+            )
+        if self.local_share_.any():
+            raise ValueError(
+                f"{what} needs predictions by the warped kernel alone, and near rows correct those "
+                "of this model (local_share_); fit with local=False."
             )
 
     def _check_density(self) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ideareg._numerics import scoped
-from ideareg._rows import pad
+from ideareg._rows import in_chunks, pad
 from ideareg.readout import SparseHead
 from ideareg.robustness import (
     attacked_radius,
@@ -18,7 +18,7 @@ from ideareg.robustness import (
     gradients,
     lipschitz_bound,
 )
-from ideareg.stack import Stack, in_chunks
+from ideareg.stack import Stack
 
 Floats = NDArray[np.float64]
 

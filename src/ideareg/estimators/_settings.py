@@ -21,6 +21,7 @@ from ideareg.kernels import (
     Matern52,
     as_kernel,
 )
+from ideareg.local import LEAST_GAIN
 from ideareg.pointwise import POINTWISE, EpsilonInsensitive
 
 KERNELS: dict[str, type[AbstractKernel]] = {
@@ -70,6 +71,11 @@ def _read_head(model: Any) -> dict[str, Any]:
             f"loss={model.loss!r} cannot learn the head: without the volume term of the evidence "
             "its lengths and noise would degenerate. Set learn_head=False, or loss='evidence'."
         )
+    by_evidence = model.loss == "evidence" and model.learn_head
+    if model.local not in (True, False, "auto"):
+        raise ValueError(f"local must be True, False or 'auto', got {model.local!r}.")
+    if model.local is True and not by_evidence:
+        raise ValueError("local=True needs loss='evidence' and learn_head=True.")
     if model.target_power not in (True, False, "auto"):
         raise ValueError(f"target_power must be True, False or 'auto', got {model.target_power!r}.")
     if model.target_power is True and not (model.standardize and model.loss == "evidence"):
@@ -85,8 +91,13 @@ def _read_head(model: Any) -> dict[str, Any]:
         "exact": {"auto": None, "exact": True, "sparse": False}[model.head],
         "noise": None if model.noise is None else float(model.noise),
         "bend": float(model.target_power is True),
+        "local_gain": _local_gain(model.local) if by_evidence else None,
         "workers": _workers(model.n_jobs),
     }
+
+
+def _local_gain(local: bool | str) -> float | None:
+    return {True: 0.0, False: None, "auto": LEAST_GAIN}[local]
 
 
 def _workers(n_jobs: Any) -> int:

@@ -30,6 +30,7 @@ from ideareg.estimators._settings import read_settings
 from ideareg.kernels.base import FunctionKernel
 from ideareg.kernels.stretched import Stretched
 from ideareg.labels import Calibration
+from ideareg.local import Errors, Local
 from ideareg.readout import AbstractHead, ExactHead, Posterior, PrimalHead, SparseHead
 from ideareg.recipe import FittedWarp
 from ideareg.shooting import Trajectory
@@ -128,10 +129,15 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
             "nu": warp.nu,
             "weight": warp.weight,
             "bend": warp.bend,
+            "local": None if warp.local is None else [warp.local.share, warp.local.length],
             "head": kind,
             "ledger": warp.ledger,
             "history": warp.history,
         }
+        if warp.local is not None:
+            errors = warp.local.errors  # of the same rows after every warp
+            arrays |= {"local.rows": errors.rows, "local.weight": errors.weight}
+            arrays[f"warp{j}.errors"] = errors.values
         if warp.tuned is not None:
             arrays[f"warp{j}.shift"] = warp.tuned.calibration.shift
             arrays[f"warp{j}.offset"] = warp.tuned.offset
@@ -213,7 +219,23 @@ def _restore_warp(
     nu, weight = float(header["nu"]), float(header["weight"])
     predictor = Predictor(model.warp, *parts)
     books, history, bend = header["ledger"], header["history"], float(header.get("bend", 0.0))
-    return FittedWarp(model, predictor, nu, weight, books, history, tuned, bend)
+    local = None
+    if header.get("local") is not None:
+        local = _restore_local(prefix, header["local"], predictor, arrays, columns[1])
+    return FittedWarp(model, predictor, nu, weight, books, history, tuned, bend, local)
+
+
+def _restore_local(
+    prefix: str, numbers: Any, predictor: Predictor, arrays: Arrays, outputs: int
+) -> Local:
+    share, length = take({"local": np.asarray(numbers)}, "local", np.ones(2))
+    n, width = len(arrays["local.weight"]), predictor.warp.control_points.shape[1]
+    rows, weight = take(arrays, "local.rows", np.ones((n, width))), arrays["local.weight"]
+    take(arrays, "local.weight", np.ones(n))
+    if not (0 <= share < 1 and length > 0 and n > 0 and (weight > 0).all()):
+        raise ValueError("model file: its corrections by near rows make no sense")
+    values = take(arrays, f"{prefix}.errors", np.ones((n, outputs)))
+    return Local(predictor, Errors(rows, values, weight), float(share), float(length))
 
 
 def _skeleton(

@@ -18,12 +18,11 @@ from sklearn.utils.validation import (
 )
 
 from ideareg._numerics import scoped
-from ideareg._rows import Scaling, pad
+from ideareg._rows import Scaling, in_chunks, pad
 from ideareg._types import Result
 from ideareg.estimators._attributes import describe_warps, prune_warp
 from ideareg.estimators._settings import check_integer
 from ideareg.recipe import FittedWarp
-from ideareg.stack import in_chunks
 from ideareg.uncertainty import Predictor
 
 Floats = NDArray[np.float64]
@@ -125,7 +124,8 @@ class WarpMixin(TransformerMixin):
         r"""Return the kernel :math:`K(\varphi(x), \varphi(x'))` of the heaviest warp.
 
         Ridge regression with this kernel and ridge ``noise_`` on the standardised target is what
-        `predict` does where the stack is one warp. With a sparse head it is the Nyström kernel.
+        `predict` does where the stack is one warp, its targets are not bent, and near rows correct
+        nothing. With a sparse head it is the Nyström kernel.
 
         Parameters
         ----------

@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from ideareg._numerics import scoped
-from ideareg._rows import Rows, Scaling, canonical, places
+from ideareg._rows import Rows, Scaling, canonical, in_chunks, places
 from ideareg.classification import Classes, fit_classes
 from ideareg.estimators._attributes import describe_support, store
 from ideareg.estimators._base import (
@@ -32,7 +32,6 @@ from ideareg.estimators._warped import WarpMixin
 from ideareg.joint import fit_jointly
 from ideareg.kernels import AbstractKernel
 from ideareg.pointwise import AbstractPointwise
-from ideareg.stack import in_chunks
 from ideareg.uncertainty import Predictor, predict_mean
 
 Floats = NDArray[np.float64]

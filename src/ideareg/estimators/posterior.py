@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ideareg._numerics import numerics
-from ideareg._rows import pad
+from ideareg._rows import in_chunks, pad
 from ideareg.bent import BentMixture
 from ideareg.calibration import Mixture
 from ideareg.estimators._base import random_stream
 from ideareg.estimators._settings import check_integer
 from ideareg.posterior import Draws, moments_of_draws, sample_momentum
 from ideareg.readout import Batch
-from ideareg.stack import CHUNK_SPREAD, in_chunks
+from ideareg.stack import CHUNK_SPREAD
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,255 @@
+r"""What near rows still say of each other once the head has said all it can.
+
+A smooth process, seen through a few thousand points at most, leaves errors, and where rows nearly
+repeat, their errors are alike. Errors e of a head that has not seen the row are taken for a process
+of their own, with rows apart by the distance r in the warped space, in the lengths of the head:
+
+.. math:: \mathrm{cov}(e_i,e_j)=\tau\big(\beta e^{-r_{ij}/\ell}+(1-\beta)\delta_{ij}/w_i\big).
+
+It is a nugget with a range. Given the nearest rows [1]_ it corrects a prediction, and the noise
+there keeps the share that they do not explain [2]_.
+
+References
+----------
+.. [1] Datta, Banerjee, Finley, Gelfand, "Hierarchical nearest-neighbor Gaussian process models for
+   large geostatistical datasets", JASA, 2016.
+.. [2] Sang, Huang, "A full scale approximation of covariance functions for large spatial data
+   sets", JRSS B, 2012.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from sklearn.neighbors import NearestNeighbors
+
+from ideareg._rows import in_chunks
+from ideareg.readout import Batch
+from ideareg.uncertainty import Predictor
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+# Nearest rows that correct a prediction, and predictions that are corrected at a time.
+NEIGHBOURS, CHUNK = 32, 4096
+# More rows than this are not kept with a model.
+MOST_ROWS = 100_000
+# Rows whose errors share and length are learned from, at most, and evaluations to learn them.
+LEARNING_ROWS, EVALUATIONS = 500, 30
+# Where that begins: shares, and lengths in log units of the distance between nearest rows, from
+# which none goes farther than this.
+FIRST_SHARES, FIRST_LENGTHS, FARTHEST = (0.2, 0.8), (-1.0, 0.0, 1.0, 2.0), 3.0
+# No row has all of its error in common with others.
+MOST_SHARE = 0.95
+# What a row must gain by it for a model to have it unasked: in nats, and in standard errors.
+LEAST_GAIN, LEAST_SIGNIFICANCE = 0.01, 3.0
+# The weight of a copy that is not there, and the least that a row's own target leaves open of it.
+NO_WEIGHT, LEAST_OPEN = 1e-9, 1e-6
+
+
+class Errors(NamedTuple):
+    """The error of a head at each training row, had it not seen the row.
+
+    Attributes
+    ----------
+    rows : ndarray, shape (n, d)
+        Standardised and padded, before the warp.
+    values : ndarray, shape (n, k)
+        In units of the standardised targets.
+    weight : ndarray, shape (n,)
+    """
+
+    rows: Floats
+    values: Floats
+    weight: Floats
+
+
+@jax.jit
+def _place(fitted: Predictor, X: Array) -> tuple[Array]:
+    return (fitted.flow(X) / fitted.posterior.kernel.length_scale,)
+
+
+@jax.jit
+def _errors(fitted: Predictor, undoing: Array, X: Array, Y: Array) -> tuple[Array]:
+    K = fitted.posterior.cross(fitted.flow(X))
+    own = ((K @ undoing.T) ** 2).sum(1)  # what the target of a row adds to its own prediction
+    return ((Y - K @ fitted.posterior.dual) / (1 - own).clip(LEAST_OPEN)[:, None],)
+
+
+def errors_of(fitted: Predictor, undoing: Array, batch: Batch) -> Errors:
+    """Return the errors of a head, in closed form; a copy of a row that repeats counts as seen.
+
+    Parameters
+    ----------
+    fitted : Predictor
+    undoing : Array, shape (M, M)
+        See `ideareg.readout.AbstractProcess.conditioned`.
+    batch : Batch
+        The rows that the head is conditioned on; padding has weight 0.
+    """
+    there = np.asarray(batch.weight) > 0
+    X, Y, weight = (np.asarray(part)[there] for part in batch)
+    d = X.shape[1]
+    both = np.hstack([X, Y])
+    (values,) = in_chunks(lambda A: _errors(fitted, undoing, A[:, :d], A[:, d:]), both)
+    return Errors(X, values, weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Local:
+    """The process of the errors after a warp, given those of the training rows.
+
+    Attributes
+    ----------
+    fitted : Predictor
+        Whose errors they are.
+    errors : Errors
+    share : float
+        β, of the variance that equal rows have in common.
+    length : float
+        ℓ, in lengths of the head.
+    """
+
+    fitted: Predictor
+    errors: Errors
+    share: float
+    length: float
+
+    def __call__(self, X: Floats) -> tuple[Floats, Floats]:
+        """Return the expected error (n, k) at rows X, and the share (n, 1) of its variance left."""
+        places = self.place(X)
+        expected = np.zeros((len(X), self.errors.values.shape[1]))
+        left = np.ones((len(X), 1))
+        for first in range(0, len(X), CHUNK):
+            part = slice(first, first + CHUNK)
+            near, weights, to = self._weigh(places[part])
+            expected[part] = np.einsum("nj,njk->nk", weights, self.errors.values[near])
+            left[part, 0] = 1 - (weights * to).sum(1)
+        return expected, left
+
+    def jointly(self, X: Floats) -> tuple[Floats, Floats]:
+        """Return the expected error (n, k) at rows X, and the covariance (n, n) of what is left.
+
+        In units of the variance of an error, of what rows have in common: each has ``1 - share``
+        alone besides.
+        """
+        places = self.place(X)
+        near, weights, _ = self._weigh(places)
+        rows, column = np.unique(near, return_inverse=True)
+        W = np.zeros((len(X), len(rows)))
+        np.put_along_axis(W, column.reshape(near.shape), weights, axis=1)
+        others = self._places[rows]
+        C = self._covariance(_distances(others, others))
+        C[np.diag_indices_from(C)] += (1 - self.share) / self.errors.weight[rows]
+        cross = self._covariance(_distances(places, others)) @ W.T
+        own = self._covariance(_distances(places, places))
+        return W @ self.errors.values[rows], own - cross - cross.T + W @ C @ W.T
+
+    def after(self, fitted: Predictor) -> Local:
+        """Return the same process after another warp."""
+        return replace(self, fitted=fitted)
+
+    def place(self, X: Floats) -> Floats:
+        """Return where rows are after the warp, in lengths of the head."""
+        return in_chunks(lambda A: _place(self.fitted, A), X)[0]
+
+    @cached_property
+    def _places(self) -> Floats:
+        return self.place(self.errors.rows)
+
+    @cached_property
+    def _tree(self) -> NearestNeighbors:
+        return NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self._places))).fit(self._places)
+
+    def _weigh(self, places: Floats) -> tuple[Ints, Floats, Floats]:
+        """Return the nearest rows of each place, their weights in it, and its covariances."""
+        distance, near = self._tree.kneighbors(places)
+        to = self._covariance(distance)
+        between = self._covariance(_between(self._places[near]))
+        return near, _weights(between, to, (1 - self.share) / self.errors.weight[near]), to
+
+    def _covariance(self, distance: Floats) -> Floats:
+        return self.share * np.exp(-distance / self.length)
+
+    def learned(self, random: np.random.RandomState, least_gain: float) -> Local | None:
+        """Return it with share and length learned, or None if rows gain less than that by it.
+
+        They have the greatest likelihood of some errors, each given its neighbours. A row of
+        weight w counts as w equal rows, of which all but one are among its neighbours.
+        """
+        values, weight = self.errors.values, self.errors.weight
+        some = np.sort(random.permutation(len(values))[:LEARNING_ROWS])
+        count = min(NEIGHBOURS + 1, len(values))
+        distance, near = self._tree.kneighbors(self._places[some], count)
+        itself = near == some[:, None]
+        apart = np.where(itself | (distance == 0), np.inf, distance).min(1)
+        if not np.isfinite(apart).any() or not values[some].any():
+            return None
+        copies = np.where(itself, np.maximum(weight[near] - 1, NO_WEIGHT), weight[near])
+        between, part = _between(self._places[near]), weight[some] / weight[some].sum()
+        middle = float(np.log(np.median(apart[np.isfinite(apart)])))
+
+        def losses(share: float, length: float) -> Floats:
+            """Return minus the log density of each error, up to a constant, at the best τ."""
+            to = share * np.exp(-distance / length)
+            weights = _weights(share * np.exp(-between / length), to, (1 - share) / copies)
+            left = 1 - (weights * to).sum(1)
+            squares = (values[some] - np.einsum("nj,njk->nk", weights, values[near])) ** 2
+            variance = (part @ (squares / left[:, None]).mean(1)) * left[:, None]
+            return 0.5 * (np.log(variance) + squares / variance).sum(1)
+
+        def loss(free: Floats) -> float:
+            beyond = max(abs(free[1] - middle) - FARTHEST, 0.0)
+            return float(part @ losses(*_natural(free))) + beyond
+
+        starts = [np.array([logit(b), middle + far]) for b in FIRST_SHARES for far in FIRST_LENGTHS]
+        options = {"maxfev": EVALUATIONS, "xatol": 1e-2, "fatol": 1e-5}
+        found = minimize(loss, min(starts, key=loss), method="Nelder-Mead", options=options)
+        share, length = _natural(found.x)
+        gains = losses(0.0, 1.0) - losses(share, length)
+        error = np.sqrt(part**2 @ (gains - part @ gains) ** 2)
+        if least_gain and part @ gains < max(least_gain, LEAST_SIGNIFICANCE * error):
+            return None
+        return replace(self, share=share, length=length)
+
+
+def learn_local(
+    fitted: Predictor, errors: Errors, random: np.random.RandomState, least_gain: float
+) -> Local | None:
+    """Return the process of the errors, or None if rows gain less than ``least_gain`` nats by it.
+
+    Examples
+    --------
+    >>> Local(None, None, 0.5, 1.0)._covariance(np.log([1.0, 2.0])).tolist()
+    [0.5, 0.25]
+    """
+    return Local(fitted, errors, share=0.0, length=1.0).learned(random, least_gain)
+
+
+def _natural(free: Floats) -> tuple[float, float]:
+    return float(MOST_SHARE * expit(free[0])), float(np.exp(free[1]))
+
+
+def _between(points: Floats) -> Floats:
+    """Return the distances between the points of each group, (n, m, d) to (n, m, m)."""
+    squares = (points**2).sum(-1)
+    products = points @ np.swapaxes(points, 1, 2)
+    return np.sqrt(np.maximum(squares[:, :, None] + squares[:, None] - 2 * products, 0.0))
+
+
+def _distances(A: Floats, B: Floats) -> Floats:
+    return np.sqrt(np.maximum((A**2).sum(1)[:, None] + (B**2).sum(1) - 2 * A @ B.T, 0.0))
+
+
+def _weights(between: Floats, to: Floats, noise: Floats) -> Floats:
+    """Return the weights of the neighbours (n, m) in what is expected."""
+    C = between + noise[:, :, None] * np.eye(noise.shape[1])
+    return np.asarray(np.linalg.solve(C, to[..., None])[..., 0])
