@@ -1,13 +1,15 @@
 r"""What near rows still say of each other once the head has said all it can.
 
-A smooth process, seen through a few thousand points at most, leaves errors, and where rows nearly
-repeat, their errors are alike. Errors e of a head that has not seen the row are taken for a process
-of their own, with rows apart by the distance r in the warped space, in the lengths of the head:
+A smooth process, seen through a few thousand points at most, leaves residuals, and where rows
+nearly repeat, theirs are alike. What is left is taken for a process of its own, with rows apart by
+the distance r in the warped space, in the lengths of the head:
 
 .. math:: \mathrm{cov}(e_i,e_j)=\tau\big(\beta e^{-r_{ij}/\ell}+(1-\beta)\delta_{ij}/w_i\big).
 
-It is a nugget with a range. Given the nearest rows [1]_ it corrects a prediction, and the noise
-there keeps the share that they do not explain [2]_.
+It is a nugget with a range. Given the residuals of the nearest rows [1]_ it corrects a prediction,
+and the noise there keeps the share that they do not explain [2]_. For two processes that add up,
+:math:`E[\delta|y]=K_\delta(K_\delta+S)^{-1}(y-E[f|y])`: the residuals are those of a head that has
+seen the rows.
 
 References
 ----------
@@ -31,9 +33,9 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.neighbors import NearestNeighbors
 
-from ideareg._rows import in_chunks
+from ideareg._rows import bucket, in_chunks, pad
 from ideareg.readout import Batch
-from ideareg.uncertainty import Predictor
+from ideareg.uncertainty import Predictor, predict_mean
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -42,12 +44,12 @@ Ints = NDArray[np.intp]
 NEIGHBOURS, CHUNK = 32, 4096
 # More rows than this are not kept with a model.
 MOST_ROWS = 100_000
-# Rows whose errors share and length are learned from, at most, and evaluations to learn them.
+# Rows that share and length are learned from, at most, and evaluations to learn them.
 LEARNING_ROWS, EVALUATIONS = 500, 30
 # Where that begins: shares, and lengths in log units of the distance between nearest rows, from
 # which none goes farther than this.
 FIRST_SHARES, FIRST_LENGTHS, FARTHEST = (0.2, 0.8), (-1.0, 0.0, 1.0, 2.0), 3.0
-# No row has all of its error in common with others.
+# No row has all in common with others.
 MOST_SHARE = 0.95
 # What a row must gain by it for a model to have it unasked: in nats, and in standard errors.
 LEAST_GAIN, LEAST_SIGNIFICANCE = 0.01, 3.0
@@ -55,8 +57,8 @@ LEAST_GAIN, LEAST_SIGNIFICANCE = 0.01, 3.0
 NO_WEIGHT, LEAST_OPEN = 1e-9, 1e-6
 
 
-class Errors(NamedTuple):
-    """The error of a head at each training row, had it not seen the row.
+class Residuals(NamedTuple):
+    """What a head leaves of the targets of its training rows.
 
     Attributes
     ----------
@@ -71,6 +73,14 @@ class Errors(NamedTuple):
     values: Floats
     weight: Floats
 
+    @classmethod
+    def of(cls, fitted: Predictor, batch: Batch) -> Residuals:
+        """Return what ``fitted`` leaves of the rows of ``batch`` that are no padding."""
+        there = np.asarray(batch.weight) > 0
+        X, Y, weight = (np.asarray(part)[there] for part in batch)
+        (mean,) = in_chunks(lambda A: (predict_mean(fitted, A),), X)
+        return cls(X, Y - mean, weight)
+
 
 @jax.jit
 def _place(fitted: Predictor, X: Array) -> tuple[Array]:
@@ -78,40 +88,25 @@ def _place(fitted: Predictor, X: Array) -> tuple[Array]:
 
 
 @jax.jit
-def _errors(fitted: Predictor, undoing: Array, X: Array, Y: Array) -> tuple[Array]:
-    K = fitted.posterior.cross(fitted.flow(X))
-    own = ((K @ undoing.T) ** 2).sum(1)  # what the target of a row adds to its own prediction
-    return ((Y - K @ fitted.posterior.dual) / (1 - own).clip(LEAST_OPEN)[:, None],)
+def _influence(fitted: Predictor, undoing: Array, X: Array) -> Array:
+    """Return how the dual of the head follows the target of each row, (M, n)."""
+    return undoing.T @ (undoing @ fitted.posterior.cross(fitted.flow(X)).T)
 
 
-def errors_of(fitted: Predictor, undoing: Array, batch: Batch) -> Errors:
-    """Return the errors of a head, in closed form; a copy of a row that repeats counts as seen.
-
-    Parameters
-    ----------
-    fitted : Predictor
-    undoing : Array, shape (M, M)
-        See `ideareg.readout.AbstractProcess.conditioned`.
-    batch : Batch
-        The rows that the head is conditioned on; padding has weight 0.
-    """
-    there = np.asarray(batch.weight) > 0
-    X, Y, weight = (np.asarray(part)[there] for part in batch)
-    d = X.shape[1]
-    both = np.hstack([X, Y])
-    (values,) = in_chunks(lambda A: _errors(fitted, undoing, A[:, :d], A[:, d:]), both)
-    return Errors(X, values, weight)
+@jax.jit
+def _followed(fitted: Predictor, influence: Array, X: Array) -> tuple[Array]:
+    return (fitted.posterior.cross(fitted.flow(X)) @ influence,)
 
 
 @dataclass(frozen=True, eq=False)
 class Local:
-    """The process of the errors after a warp, given those of the training rows.
+    """The process of what a head leaves, given the residuals of the training rows.
 
     Attributes
     ----------
     fitted : Predictor
-        Whose errors they are.
-    errors : Errors
+        Whose residuals they are.
+    residuals : Residuals
     share : float
         β, of the variance that equal rows have in common.
     length : float
@@ -119,27 +114,26 @@ class Local:
     """
 
     fitted: Predictor
-    errors: Errors
+    residuals: Residuals
     share: float
     length: float
 
     def __call__(self, X: Floats) -> tuple[Floats, Floats]:
-        """Return the expected error (n, k) at rows X, and the share (n, 1) of its variance left."""
+        """Return the correction (n, k) at rows X, and the share (n, 1) of the noise left there."""
         places = self.place(X)
-        expected = np.zeros((len(X), self.errors.values.shape[1]))
+        expected = np.zeros((len(X), self.residuals.values.shape[1]))
         left = np.ones((len(X), 1))
         for first in range(0, len(X), CHUNK):
             part = slice(first, first + CHUNK)
             near, weights, to = self._weigh(places[part])
-            expected[part] = np.einsum("nj,njk->nk", weights, self.errors.values[near])
+            expected[part] = np.einsum("nj,njk->nk", weights, self.residuals.values[near])
             left[part, 0] = 1 - (weights * to).sum(1)
         return expected, left
 
     def jointly(self, X: Floats) -> tuple[Floats, Floats]:
-        """Return the expected error (n, k) at rows X, and the covariance (n, n) of what is left.
+        """Return the correction (n, k) at rows X, and the covariance (n, n) of what is left.
 
-        In units of the variance of an error, of what rows have in common: each has ``1 - share``
-        alone besides.
+        In units of the noise, of what rows have in common: each has ``1 - share`` alone besides.
         """
         places = self.place(X)
         near, weights, _ = self._weigh(places)
@@ -148,14 +142,14 @@ class Local:
         np.put_along_axis(W, column.reshape(near.shape), weights, axis=1)
         others = self._places[rows]
         C = self._covariance(_distances(others, others))
-        C[np.diag_indices_from(C)] += (1 - self.share) / self.errors.weight[rows]
+        C[np.diag_indices_from(C)] += (1 - self.share) / self.residuals.weight[rows]
         cross = self._covariance(_distances(places, others)) @ W.T
         own = self._covariance(_distances(places, places))
-        return W @ self.errors.values[rows], own - cross - cross.T + W @ C @ W.T
+        return W @ self.residuals.values[rows], own - cross - cross.T + W @ C @ W.T
 
-    def after(self, fitted: Predictor) -> Local:
-        """Return the same process after another warp."""
-        return replace(self, fitted=fitted)
+    def after(self, fitted: Predictor, residuals: Residuals | None = None) -> Local:
+        """Return the same process after another warp, or given other residuals."""
+        return replace(self, fitted=fitted, residuals=residuals or self.residuals)
 
     def place(self, X: Floats) -> Floats:
         """Return where rows are after the warp, in lengths of the head."""
@@ -163,7 +157,7 @@ class Local:
 
     @cached_property
     def _places(self) -> Floats:
-        return self.place(self.errors.rows)
+        return self.place(self.residuals.rows)
 
     @cached_property
     def _tree(self) -> NearestNeighbors:
@@ -174,64 +168,100 @@ class Local:
         distance, near = self._tree.kneighbors(places)
         to = self._covariance(distance)
         between = self._covariance(_between(self._places[near]))
-        return near, _weights(between, to, (1 - self.share) / self.errors.weight[near]), to
+        return near, _weights(between, to, (1 - self.share) / self.residuals.weight[near]), to
 
     def _covariance(self, distance: Floats) -> Floats:
         return self.share * np.exp(-distance / self.length)
 
-    def learned(self, random: np.random.RandomState, least_gain: float) -> Local | None:
-        """Return it with share and length learned, or None if rows gain less than that by it.
+    def neighbours(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
+        """Return distances to, and numbers of, the nearest rows of some of the training rows."""
+        count = min(count, len(self._places))
+        distance, near = self._tree.kneighbors(self._places[rows], count)
+        return distance, near
 
-        They have the greatest likelihood of some errors, each given its neighbours. A row of
-        weight w counts as w equal rows, of which all but one are among its neighbours.
-        """
-        values, weight = self.errors.values, self.errors.weight
-        some = np.sort(random.permutation(len(values))[:LEARNING_ROWS])
-        count = min(NEIGHBOURS + 1, len(values))
-        distance, near = self._tree.kneighbors(self._places[some], count)
-        itself = near == some[:, None]
-        apart = np.where(itself | (distance == 0), np.inf, distance).min(1)
-        if not np.isfinite(apart).any() or not values[some].any():
-            return None
-        copies = np.where(itself, np.maximum(weight[near] - 1, NO_WEIGHT), weight[near])
-        between, part = _between(self._places[near]), weight[some] / weight[some].sum()
-        middle = float(np.log(np.median(apart[np.isfinite(apart)])))
-
-        def losses(share: float, length: float) -> Floats:
-            """Return minus the log density of each error, up to a constant, at the best τ."""
-            to = share * np.exp(-distance / length)
-            weights = _weights(share * np.exp(-between / length), to, (1 - share) / copies)
-            left = 1 - (weights * to).sum(1)
-            squares = (values[some] - np.einsum("nj,njk->nk", weights, values[near])) ** 2
-            variance = (part @ (squares / left[:, None]).mean(1)) * left[:, None]
-            return 0.5 * (np.log(variance) + squares / variance).sum(1)
-
-        def loss(free: Floats) -> float:
-            beyond = max(abs(free[1] - middle) - FARTHEST, 0.0)
-            return float(part @ losses(*_natural(free))) + beyond
-
-        starts = [np.array([logit(b), middle + far]) for b in FIRST_SHARES for far in FIRST_LENGTHS]
-        options = {"maxfev": EVALUATIONS, "xatol": 1e-2, "fatol": 1e-5}
-        found = minimize(loss, min(starts, key=loss), method="Nelder-Mead", options=options)
-        share, length = _natural(found.x)
-        gains = losses(0.0, 1.0) - losses(share, length)
-        error = np.sqrt(part**2 @ (gains - part @ gains) ** 2)
-        if least_gain and part @ gains < max(least_gain, LEAST_SIGNIFICANCE * error):
-            return None
-        return replace(self, share=share, length=length)
+    def between(self, near: Ints) -> Floats:
+        """Return the distances between the rows of each group, (n, m) to (n, m, m)."""
+        return _between(self._places[near])
 
 
 def learn_local(
-    fitted: Predictor, errors: Errors, random: np.random.RandomState, least_gain: float
+    fitted: Predictor,
+    undoing: Array,
+    residuals: Residuals,
+    random: np.random.RandomState,
+    least_gain: float,
 ) -> Local | None:
-    """Return the process of the errors, or None if rows gain less than ``least_gain`` nats by it.
+    """Return the process of the residuals, or None if rows gain less than ``least_gain`` by it.
 
-    Examples
-    --------
-    >>> Local(None, None, 0.5, 1.0)._covariance(np.log([1.0, 2.0])).tolist()
-    [0.5, 0.25]
+    Share and length have the greatest likelihood of the targets of some rows, each given the
+    residuals of its neighbours under a head that has not seen it, in closed form. A row of weight w
+    counts as w equal rows, of which all but one are among its neighbours.
+
+    Parameters
+    ----------
+    fitted : Predictor
+    undoing : Array, shape (R, M)
+        See `ideareg.readout.AbstractProcess.conditioned`.
+    residuals : Residuals
+    random : RandomState
+        Decides which rows.
+    least_gain : float
+        In nats a row; 0 takes whatever there is.
     """
-    return Local(fitted, errors, share=0.0, length=1.0).learned(random, least_gain)
+    some = np.sort(random.permutation(len(residuals.rows))[:LEARNING_ROWS])
+    local, weight = Local(fitted, residuals, 0.0, 1.0), residuals.weight
+    distance, near = local.neighbours(some, NEIGHBOURS + 1)
+    itself = near == some[:, None]
+    apart = np.where(itself | (distance == 0), np.inf, distance).min(1)
+    own, theirs = _unseen(fitted, undoing, residuals, some, near)
+    if not np.isfinite(apart).any() or not own.any():
+        return None
+    copies = np.where(itself, np.maximum(weight[near] - 1, NO_WEIGHT), weight[near])
+    between, part = local.between(near), weight[some] / weight[some].sum()
+    middle = float(np.log(np.median(apart[np.isfinite(apart)])))
+
+    def losses(share: float, length: float) -> Floats:
+        """Return minus the log density of each row, up to a constant, at the best τ."""
+        to = share * np.exp(-distance / length)
+        weights = _weights(share * np.exp(-between / length), to, (1 - share) / copies)
+        left = 1 - (weights * to).sum(1)
+        squares = (own - np.einsum("nj,njk->nk", weights, theirs)) ** 2
+        variance = (part @ (squares / left[:, None]).mean(1)) * left[:, None]
+        return 0.5 * (np.log(variance) + squares / variance).sum(1)
+
+    def loss(free: Floats) -> float:
+        beyond = max(abs(free[1] - middle) - FARTHEST, 0.0)
+        return float(part @ losses(*_natural(free))) + beyond
+
+    starts = [np.array([logit(b), middle + far]) for b in FIRST_SHARES for far in FIRST_LENGTHS]
+    options = {"maxfev": EVALUATIONS, "xatol": 1e-2, "fatol": 1e-5}
+    found = minimize(loss, min(starts, key=loss), method="Nelder-Mead", options=options)
+    share, length = _natural(found.x)
+    gains = losses(0.0, 1.0) - losses(share, length)
+    error = np.sqrt(part**2 @ (gains - part @ gains) ** 2)
+    if least_gain and part @ gains < max(least_gain, LEAST_SIGNIFICANCE * error):
+        return None
+    return replace(local, share=share, length=length)
+
+
+def _unseen(
+    fitted: Predictor, undoing: Array, residuals: Residuals, some: Ints, near: Ints
+) -> tuple[Floats, Floats]:
+    """Return the errors of some rows (m, k), and the residuals of those near (m, j, k).
+
+    Each under the head that has not seen the row, or has seen one copy of it less: what its target
+    adds to a prediction elsewhere is its error times an entry of the hat matrix.
+    """
+    rows, values, _ = residuals
+    size = bucket(len(some))
+    influence = _influence(fitted, undoing, pad(rows[some], size))
+    everywhere, at = np.unique(np.append(near.ravel(), some), return_inverse=True)
+    (followed,) = in_chunks(lambda A: _followed(fitted, influence, A), rows[everywhere])
+    column = np.arange(len(some))
+    hat = followed[at[: near.size].reshape(near.shape), column[:, None]]
+    own = followed[at[near.size :], column]
+    errors = values[some] / np.maximum(1 - own, LEAST_OPEN)[:, None]
+    return errors, values[near] + hat[..., None] * errors[:, None]
 
 
 def _natural(free: Floats) -> tuple[float, float]:

@@ -31,7 +31,7 @@ from ideareg.assembly import (
 from ideareg.concurrency import Crew
 from ideareg.inducing import conclude_with
 from ideareg.ledger import ledger, of_flow
-from ideareg.local import MOST_ROWS, Local, errors_of, learn_local
+from ideareg.local import MOST_ROWS, Local, Residuals, learn_local
 from ideareg.pointwise import AbstractBoxed
 from ideareg.readout import Batch, SharedBatch, SparseHead
 from ideareg.selection import (
@@ -300,7 +300,7 @@ def _finish(
     local, gain = None, settings.local_gain
     few_enough = np.count_nonzero(rows.weight) <= MOST_ROWS and not isinstance(rows, SharedBatch)
     if random is not None and gain is not None and few_enough:
-        local = learn_local(predictor, errors_of(predictor, undoing, rows), random, gain)
+        local = learn_local(predictor, undoing, Residuals.of(predictor, rows), random, gain)
     return FittedWarp(
         model, predictor, nu, float(weight), books, descent.history, bend=bend, local=local
     )

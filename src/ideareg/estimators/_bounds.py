@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Self
 
 import jax
@@ -17,10 +16,10 @@ from ideareg._rows import Scaling, bucket, canonical, in_chunks, pad
 from ideareg.estimators._attributes import describe_warps
 from ideareg.estimators._base import positive_weights
 from ideareg.estimators._settings import read_settings
-from ideareg.local import errors_of
+from ideareg.local import Residuals
 from ideareg.readout import Batch
 from ideareg.recipe import FittedWarp
-from ideareg.uncertainty import concluded, power_function, regressor_norms
+from ideareg.uncertainty import conclude, power_function, regressor_norms
 
 Floats = NDArray[np.float64]
 
@@ -158,10 +157,8 @@ class BoundsMixin:
 
         def conditioned(w: FittedWarp) -> FittedWarp:
             rows = self._batch(X, y, sample_weight, w)
-            fitted, undoing = jax.tree.map(np.asarray, concluded(w.model, rows, loss))
-            local = w.local and replace(
-                w.local, fitted=fitted, errors=errors_of(fitted, undoing, rows)
-            )
+            fitted = jax.tree.map(np.asarray, conclude(w.model, rows, loss))
+            local = w.local and w.local.after(fitted, Residuals.of(fitted, rows))
             return w._replace(predictor=fitted, local=local)
 
         one.warps_ = [conditioned(w) for w in self.warps_]

@@ -30,7 +30,7 @@ from ideareg.estimators._settings import read_settings
 from ideareg.kernels.base import FunctionKernel
 from ideareg.kernels.stretched import Stretched
 from ideareg.labels import Calibration
-from ideareg.local import Errors, Local
+from ideareg.local import Local, Residuals
 from ideareg.readout import AbstractHead, ExactHead, Posterior, PrimalHead, SparseHead
 from ideareg.recipe import FittedWarp
 from ideareg.shooting import Trajectory
@@ -135,9 +135,9 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
             "history": warp.history,
         }
         if warp.local is not None:
-            errors = warp.local.errors  # of the same rows after every warp
-            arrays |= {"local.rows": errors.rows, "local.weight": errors.weight}
-            arrays[f"warp{j}.errors"] = errors.values
+            left = warp.local.residuals  # of the same rows after every warp
+            arrays |= {"local.rows": left.rows, "local.weight": left.weight}
+            arrays[f"warp{j}.residuals"] = left.values
         if warp.tuned is not None:
             arrays[f"warp{j}.shift"] = warp.tuned.calibration.shift
             arrays[f"warp{j}.offset"] = warp.tuned.offset
@@ -234,8 +234,8 @@ def _restore_local(
     take(arrays, "local.weight", np.ones(n))
     if not (0 <= share < 1 and length > 0 and n > 0 and (weight > 0).all()):
         raise ValueError("model file: its corrections by near rows make no sense")
-    values = take(arrays, f"{prefix}.errors", np.ones((n, outputs)))
-    return Local(predictor, Errors(rows, values, weight), float(share), float(length))
+    values = take(arrays, f"{prefix}.residuals", np.ones((n, outputs)))
+    return Local(predictor, Residuals(rows, values, weight), float(share), float(length))
 
 
 def _skeleton(
