@@ -6,8 +6,9 @@ from helpers import make_problem, sample
 from numpy.testing import assert_allclose, assert_array_equal
 
 import ideareg
-from ideareg import HeteroscedasticRegressor, WarpingRegressor
+from ideareg import HeteroscedasticRegressor, WarpingRegressor, distributed
 from ideareg._rows import Scaling
+from ideareg.estimators import warping
 from ideareg.local import Local, Residuals, _unseen, learn_local
 from ideareg.uncertainty import concluded, predict_mean
 
@@ -42,8 +43,7 @@ def alike(fitted, share, length, n=N, seed=1, weight=None):
 def learned(local, least_gain):
     """The process learned anew, as if the head had nothing to do with the residuals."""
     nothing = np.zeros((0, len(local.fitted.posterior.points)))
-    random = np.random.RandomState(0)
-    return learn_local(local.fitted, nothing, local.residuals, random, least_gain)
+    return learn_local(local.fitted, nothing, local.residuals, least_gain)
 
 
 def dense(local, A, B):
@@ -182,7 +182,7 @@ def test_it_saves_and_moves_with_its_warp(near, tmp_path):
 def test_a_file_with_impossible_corrections_is_refused(near):
     header, arrays = near.get_state()
     first, *others = header["warps"]
-    for numbers in ([2.0, 1.0], [0.5, -1.0], [0.5]):
+    for numbers in ([2.0, 1.0, 1.0], [0.5, -1.0, 1.0], [0.5, 1.0, 0.0], [0.5]):
         bad = header | {"warps": [first | {"local": numbers}, *others]}
         with pytest.raises(ValueError, match="model file"):
             WarpingRegressor.from_state(bad, arrays)
@@ -227,6 +227,24 @@ def test_noise_that_varies_has_no_copies():
 def test_mistakes(changes, message):
     with pytest.raises(ValueError, match=message):
         regressor(**changes).fit(X, Y)
+
+
+def test_rows_of_many_processes_are_not_near(near):
+    few = {"nu": np.inf, "max_iter": 2}
+    with pytest.raises(ValueError, match="in one place"):
+        distributed.fit(regressor(local=True, **few), X, Y)
+    assert not distributed.fit(regressor(**few), X, Y).local_share_.any()
+
+
+def test_more_rows_than_can_be_kept_are_refused(monkeypatch):
+    monkeypatch.setattr(warping, "MOST_ROWS", 100)
+    with pytest.raises(ValueError, match="keeps all rows"):
+        regressor(local=True).fit(X, Y)
+
+
+def test_it_can_be_asked_for_without_a_selection(near):
+    pair = (regressor(nu=np.inf, local=local).fit(X, Y) for local in (True, "auto"))
+    assert [m.local_share_[0] > 0.5 for m in pair] == [True, False]
 
 
 def test_a_bend_is_a_line_beyond_what_it_has_seen():

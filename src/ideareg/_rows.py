@@ -156,7 +156,8 @@ class Scaling(NamedTuple):
     def backward(self, A: Floats) -> Floats:
         """Undo `forward`; a constant column gets its constant back."""
         bent = np.where(self.varies, A * self.scale, 0.0) + self.mean
-        ends = (yeo_johnson(end / self.unit, self.power) for end in (self.low, self.high))
+        with np.errstate(over="ignore"):  # FAR in small units
+            ends = [yeo_johnson(end / self.unit, self.power) for end in (self.low, self.high)]
         inside = np.clip(bent, *ends)
         found = self.unit * yeo_johnson_inverse(inside, self.power)
         return found + np.exp(-self._log_bend(found)) * (bent - inside)

@@ -29,13 +29,13 @@ import jax
 import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 from sklearn.neighbors import NearestNeighbors
 
 from ideareg._rows import bucket, in_chunks, pad
 from ideareg.readout import Batch
-from ideareg.uncertainty import Predictor, predict_mean
+from ideareg.uncertainty import Predictor, predict_mean, predict_moments
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -51,6 +51,8 @@ LEARNING_ROWS, EVALUATIONS = 500, 30
 FIRST_SHARES, FIRST_LENGTHS, FARTHEST = (0.2, 0.8), (-1.0, 0.0, 1.0, 2.0), 3.0
 # No row has all in common with others.
 MOST_SHARE = 0.95
+# Natural logarithms between which the level of the noise lies.
+LEVELS = (-3.0, 1.0)
 # What a row must gain by it for a model to have it unasked: in nats, and in standard errors.
 LEAST_GAIN, LEAST_SIGNIFICANCE = 0.01, 3.0
 # The weight of a copy that is not there, and the least that a row's own target leaves open of it.
@@ -111,12 +113,15 @@ class Local:
         β, of the variance that equal rows have in common.
     length : float
         ℓ, in lengths of the head.
+    level : float
+        The noise where no row is near, in units of that of the head.
     """
 
     fitted: Predictor
     residuals: Residuals
     share: float
     length: float
+    level: float = 1.0
 
     def __call__(self, X: Floats) -> tuple[Floats, Floats]:
         """Return the correction (n, k) at rows X, and the share (n, 1) of the noise left there."""
@@ -127,13 +132,13 @@ class Local:
             part = slice(first, first + CHUNK)
             near, weights, to = self._weigh(places[part])
             expected[part] = np.einsum("nj,njk->nk", weights, self.residuals.values[near])
-            left[part, 0] = 1 - (weights * to).sum(1)
+            left[part, 0] = self.level * (1 - (weights * to).sum(1))
         return expected, left
 
     def jointly(self, X: Floats) -> tuple[Floats, Floats]:
         """Return the correction (n, k) at rows X, and the covariance (n, n) of what is left.
 
-        In units of the noise, of what rows have in common: each has ``1 - share`` alone besides.
+        In units of the noise, of what rows have in common: each has ``alone`` besides.
         """
         places = self.place(X)
         near, weights, _ = self._weigh(places)
@@ -145,7 +150,13 @@ class Local:
         C[np.diag_indices_from(C)] += (1 - self.share) / self.residuals.weight[rows]
         cross = self._covariance(_distances(places, others)) @ W.T
         own = self._covariance(_distances(places, places))
-        return W @ self.residuals.values[rows], own - cross - cross.T + W @ C @ W.T
+        common = self.level * (own - cross - cross.T + W @ C @ W.T)
+        return W @ self.residuals.values[rows], common
+
+    @property
+    def alone(self) -> float:
+        """What a row has of the noise that is not shared with any other, in its units."""
+        return self.level * (1 - self.share)
 
     def after(self, fitted: Predictor, residuals: Residuals | None = None) -> Local:
         """Return the same process after another warp, or given other residuals."""
@@ -188,7 +199,6 @@ def learn_local(
     fitted: Predictor,
     undoing: Array,
     residuals: Residuals,
-    random: np.random.RandomState,
     least_gain: float,
 ) -> Local | None:
     """Return the process of the residuals, or None if rows gain less than ``least_gain`` by it.
@@ -203,12 +213,11 @@ def learn_local(
     undoing : Array, shape (R, M)
         See `ideareg.readout.AbstractProcess.conditioned`.
     residuals : Residuals
-    random : RandomState
-        Decides which rows.
     least_gain : float
         In nats a row; 0 takes whatever there is.
     """
-    some = np.sort(random.permutation(len(residuals.rows))[:LEARNING_ROWS])
+    order = np.random.RandomState(0).permutation(len(residuals.rows))
+    some = np.sort(order[:LEARNING_ROWS])
     local, weight = Local(fitted, residuals, 0.0, 1.0), residuals.weight
     distance, near = local.neighbours(some, NEIGHBOURS + 1)
     itself = near == some[:, None]
@@ -220,14 +229,17 @@ def learn_local(
     between, part = local.between(near), weight[some] / weight[some].sum()
     middle = float(np.log(np.median(apart[np.isfinite(apart)])))
 
-    def losses(share: float, length: float) -> Floats:
-        """Return minus the log density of each row, up to a constant, at the best τ."""
+    def corrected(share: float, length: float) -> tuple[Floats, Floats]:
+        """Return the squared errors after correction, and the share of variance left of each."""
         to = share * np.exp(-distance / length)
         weights = _weights(share * np.exp(-between / length), to, (1 - share) / copies)
         left = 1 - (weights * to).sum(1)
-        squares = (own - np.einsum("nj,njk->nk", weights, theirs)) ** 2
-        variance = (part @ (squares / left[:, None]).mean(1)) * left[:, None]
-        return 0.5 * (np.log(variance) + squares / variance).sum(1)
+        return (own - np.einsum("nj,njk->nk", weights, theirs)) ** 2, left[:, None]
+
+    def losses(share: float, length: float) -> Floats:
+        """Return minus the log density of each row, up to a constant, at the best τ."""
+        squares, left = corrected(share, length)
+        return _minus_log_density(squares, (part @ (squares / left).mean(1)) * left)
 
     def loss(free: Floats) -> float:
         beyond = max(abs(free[1] - middle) - FARTHEST, 0.0)
@@ -241,7 +253,15 @@ def learn_local(
     error = np.sqrt(part**2 @ (gains - part @ gains) ** 2)
     if least_gain and part @ gains < max(least_gain, LEAST_SIGNIFICANCE * error):
         return None
-    return replace(local, share=share, length=length)
+    # What is known of the function is doubted as before; the noise makes up for the rest.
+    (_, doubt) = in_chunks(lambda A: predict_moments(fitted, A), residuals.rows[some])
+    squares, left = corrected(share, length)
+    noise = float(fitted.posterior.noise) * left
+    level = minimize_scalar(
+        lambda log: part @ _minus_log_density(squares, doubt + np.exp(log) * noise),
+        bounds=LEVELS, method="bounded",
+    ).x  # fmt: skip
+    return replace(local, share=share, length=length, level=float(np.exp(level)))
 
 
 def _unseen(
@@ -262,6 +282,11 @@ def _unseen(
     own = followed[at[near.size :], column]
     errors = values[some] / np.maximum(1 - own, LEAST_OPEN)[:, None]
     return errors, values[near] + hat[..., None] * errors[:, None]
+
+
+def _minus_log_density(squares: Floats, variance: Floats) -> Floats:
+    """Return minus the log density of errors, summed over outputs, up to a constant."""
+    return np.asarray(0.5 * (np.log(variance) + squares / variance).sum(1))
 
 
 def _natural(free: Floats) -> tuple[float, float]:

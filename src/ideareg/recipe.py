@@ -195,6 +195,7 @@ def fit_warps(
 
     chosen = np.flatnonzero(weights)
     descents = crew.run([partial(descent, j) for j in chosen], _interrupts)
+    decides = selection is not None or any(w.local for w in start or [])
     warps: list[FittedWarp] = []
     result, iterations = Result.interrupted if crew.stopped else Result.converged, 0
     for j, made in [(j, d) for j, d in zip(chosen, descents, strict=True) if d is not None]:
@@ -202,7 +203,7 @@ def fit_warps(
         data = everything(pool[j].bend), seen(pool[j].bend)
         finish = partial(_finish, made, pool[j], weights[j], *data, settings)
         try:
-            warps.append(finish(more, random))
+            warps.append(finish(more, decides))
         except KeyboardInterrupt:
             # The descent is worth more than the moment it takes to finish with what it learned.
             warps.append(finish())
@@ -277,13 +278,12 @@ def _interrupted(rows: Batch, settings: Settings, selection: Selection) -> Fitte
 
 def _finish(
     descent: Descent, candidate: Candidate, weight: float, rows: Batch, seen: Batch,
-    settings: Settings, joined: Floats | None = None,
-    random: np.random.RandomState | None = None,
+    settings: Settings, joined: Floats | None = None, decides: bool = False,
 ) -> FittedWarp:  # fmt: skip
     """Condition the head of a descent, which has ``seen`` some of the rows, on all of them.
 
-    The points of ``joined`` join those that the descent learned. With ``random``, near rows may
-    correct what the head predicts.
+    The points of ``joined`` join those that the descent learned. Where it ``decides``,
+    or is told to, near rows correct what the head predicts.
     """
     few = float(seen.weight.sum()) < float(rows.weight.sum())
     model, sample = descent.model, seen if few else None
@@ -298,9 +298,9 @@ def _finish(
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
     model, predictor = jax.tree.map(np.asarray, (model, fitted))
     local, gain = None, settings.local_gain
-    few_enough = np.count_nonzero(rows.weight) <= MOST_ROWS and not isinstance(rows, SharedBatch)
-    if random is not None and gain is not None and few_enough:
-        local = learn_local(predictor, undoing, Residuals.of(predictor, rows), random, gain)
+    here = np.count_nonzero(rows.weight) <= MOST_ROWS and not isinstance(rows, SharedBatch)
+    if here and (gain == 0 or (gain is not None and decides)):
+        local = learn_local(predictor, undoing, Residuals.of(predictor, rows), gain)
     return FittedWarp(
         model, predictor, nu, float(weight), books, descent.history, bend=bend, local=local
     )

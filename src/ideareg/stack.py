@@ -40,7 +40,7 @@ class Stack(NamedTuple):
     def normals(self, Z: Floats) -> tuple[Floats, Floats]:
         """Return what each warp says of observations: means (m, n, k), covariances (m, k, n, n)."""
         means, covariances = zip(*(_function(w, Z) for w in self.warps), strict=True)
-        alone = [np.eye(len(Z)) * _noise(w) * (1 - _share(w)) for w in self.warps]
+        alone = [np.eye(len(Z)) * _noise(w) * (w.local.alone if w.local else 1) for w in self.warps]
         return np.stack(means), np.stack([C + D for C, D in zip(covariances, alone, strict=True)])
 
     def log_density(self, Z: Floats, Y: Floats, log_slope: Floats) -> Floats:
@@ -87,11 +87,6 @@ def mix(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Fl
 
 def _noise(w: FittedWarp) -> float:
     return float(w.predictor.posterior.noise)
-
-
-def _share(w: FittedWarp) -> float:
-    """Return the share of the noise that near rows have in common."""
-    return w.local.share if w.local else 0.0
 
 
 def _mean(w: FittedWarp, Z: Floats) -> Floats:

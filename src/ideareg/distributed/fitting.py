@@ -85,7 +85,7 @@ def fit(
     ------
     ValueError
         If rows cannot be used, columns differ between processes, every row is to be a control
-        point or a centre of the head, or the checkpoint is that of another fit.
+        point, a centre of the head or near another, or the checkpoint is that of another fit.
 
     Examples
     --------
@@ -130,8 +130,11 @@ def _settings(model: WarpingRegressor) -> Settings:
             'n_control_points="rows" and head="exact" need all rows in one place: give a number of '
             'points, and head="auto".'
         )
-    # Processes meet in every sum over rows: their descents keep one order.
-    return replace(settings, workers=1)
+    if settings.local_gain == 0:
+        raise ValueError("local=True needs all rows in one place: set it to 'auto' or False.")
+    # Processes meet in every sum over rows: their descents keep one order. Rows that are near may
+    # be anywhere.
+    return replace(settings, workers=1, local_gain=None)
 
 
 def _fingerprint(

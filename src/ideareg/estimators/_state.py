@@ -129,7 +129,7 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
             "nu": warp.nu,
             "weight": warp.weight,
             "bend": warp.bend,
-            "local": None if warp.local is None else [warp.local.share, warp.local.length],
+            "local": warp.local and [warp.local.share, warp.local.length, warp.local.level],
             "head": kind,
             "ledger": warp.ledger,
             "history": warp.history,
@@ -228,14 +228,14 @@ def _restore_warp(
 def _restore_local(
     prefix: str, numbers: Any, predictor: Predictor, arrays: Arrays, outputs: int
 ) -> Local:
-    share, length = take({"local": np.asarray(numbers)}, "local", np.ones(2))
+    share, length, level = take({"local": np.asarray(numbers)}, "local", np.ones(3)).tolist()
     n, width = len(arrays["local.weight"]), predictor.warp.control_points.shape[1]
     rows, weight = take(arrays, "local.rows", np.ones((n, width))), arrays["local.weight"]
     take(arrays, "local.weight", np.ones(n))
-    if not (0 <= share < 1 and length > 0 and n > 0 and (weight > 0).all()):
+    if not (0 <= share < 1 and length > 0 and level > 0 and n > 0 and (weight > 0).all()):
         raise ValueError("model file: its corrections by near rows make no sense")
     values = take(arrays, f"{prefix}.residuals", np.ones((n, outputs)))
-    return Local(predictor, Residuals(rows, values, weight), float(share), float(length))
+    return Local(predictor, Residuals(rows, values, weight), share, length, level)
 
 
 def _skeleton(

@@ -29,6 +29,7 @@ from ideareg.estimators._settings import read_settings
 from ideareg.estimators._state import SavingMixin
 from ideareg.estimators._warped import WarpMixin
 from ideareg.kernels import AbstractKernel
+from ideareg.local import MOST_ROWS
 from ideareg.losses import LOSSES
 from ideareg.recipe import FittedWarp, Sums, fit_warps
 
@@ -110,9 +111,9 @@ class WarpingRegressor(
         with ordinary ones.
     local : bool or "auto", default="auto"
         Correct predictions by the errors at the 32 nearest training rows, as far as these are
-        alike, and shrink the noise there: `ideareg.local` has the equation. "auto" does so where
-        rows gain a hundredth of a nat and three standard errors, up to 100,000 rows in one process;
-        True always. Data with rows that nearly repeat gain much, smooth ones nothing.
+        alike, and shrink the noise there: `ideareg.local` has the equation. "auto" does so after a
+        selection where rows gain a hundredth of a nat and three standard errors, up to 100,000
+        rows in one process; True always. Rows that nearly repeat gain much, smooth data nothing.
     n_warps : int, default=5
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
@@ -290,6 +291,8 @@ class WarpingRegressor(
         settings = read_settings(self)
         rows = self._rows(X, y, sample_weight)
         merged = canonical(*rows)
+        if self.local is True and len(merged) > MOST_ROWS:
+            raise ValueError(f"local=True keeps all rows, and can keep {MOST_ROWS:,} of them.")
         self._measure(merged)
         random = random_stream(self.random_state)
         self._select_and_fit(settings, self._scaled(merged), (X, y), random, self._bent(merged))
