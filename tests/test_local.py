@@ -86,6 +86,15 @@ def test_with_few_rows_it_is_the_whole_gaussian_process(fitted):
     assert_allclose(common, dense(local, at, at) - to @ np.linalg.solve(C, to.T), atol=1e-7)
 
 
+def test_trees_and_products_find_the_same_rows(fitted, monkeypatch):
+    local = alike(fitted, 0.9, 0.3, n=200)
+    at = np.random.default_rng(2).normal(size=(40, 2))
+    by_tree = local(at)
+    monkeypatch.setattr("ideareg.local.TREE_COLUMNS", 1)
+    for one, other in zip(by_tree, local.after(fitted)(at), strict=True):
+        assert_allclose(one, other, atol=1e-9)
+
+
 def test_with_many_rows_what_is_left_is_a_covariance(fitted):
     local = alike(fitted, 0.9, 0.3, n=200)
     at = np.random.default_rng(2).normal(size=(40, 2))

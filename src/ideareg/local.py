@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
+from scipy.spatial import KDTree
 from scipy.special import expit, logit
 from sklearn.neighbors import NearestNeighbors
 
@@ -42,6 +43,8 @@ Ints = NDArray[np.intp]
 
 # Nearest rows that correct a prediction, and predictions that are corrected at a time.
 NEIGHBOURS, CHUNK = 32, 4096
+# Trees find them fast in few columns; in more, products of matrices do.
+TREE_COLUMNS = 16
 # More rows than this are not kept with a model.
 MOST_ROWS = 100_000
 # Rows that share and length are learned from, at most, and evaluations to learn them.
@@ -171,12 +174,22 @@ class Local:
         return self.place(self.residuals.rows)
 
     @cached_property
-    def _tree(self) -> NearestNeighbors:
-        return NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self._places))).fit(self._places)
+    def _tree(self) -> KDTree | NearestNeighbors:
+        if self._places.shape[1] <= TREE_COLUMNS:
+            return KDTree(self._places)
+        return NearestNeighbors(algorithm="brute").fit(self._places)
+
+    def _nearest(self, places: Floats, count: int) -> tuple[Floats, Ints]:
+        """Return distances to the rows nearest to places, and which they are, (n, count)."""
+        count = min(count, len(self._places))
+        if isinstance(self._tree, KDTree):
+            return self._tree.query(places, np.arange(1, count + 1), workers=-1)
+        distance, near = self._tree.kneighbors(places, count)
+        return distance, near
 
     def _weigh(self, places: Floats) -> tuple[Ints, Floats, Floats]:
         """Return the nearest rows of each place, their weights in it, and its covariances."""
-        distance, near = self._tree.kneighbors(places)
+        distance, near = self._nearest(places, NEIGHBOURS)
         to = self._covariance(distance)
         between = self._covariance(_between(self._places[near]))
         return near, _weights(between, to, (1 - self.share) / self.residuals.weight[near]), to
@@ -186,9 +199,7 @@ class Local:
 
     def neighbours(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
         """Return distances to, and numbers of, the nearest rows of some of the training rows."""
-        count = min(count, len(self._places))
-        distance, near = self._tree.kneighbors(self._places[rows], count)
-        return distance, near
+        return self._nearest(self._places[rows], count)
 
     def between(self, near: Ints) -> Floats:
         """Return the distances between the rows of each group, (n, m) to (n, m, m)."""

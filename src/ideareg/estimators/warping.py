@@ -158,7 +158,7 @@ class WarpingRegressor(
         heaviest warp, and of each.
     score_, baseline_score_ : float
         Cross-validated mean log predictive density per row, in units of ``y``: of the stack, and
-        of the regressor without warp. NaN where nothing was selected.
+        of the regressor without warp, before near rows correct. NaN where nothing was selected.
     cv_results_ : dict of ndarray
         ``param_nu``, ``param_n_control_points``, ``param_bend``, ``mean_test_log_density``,
         ``weight``.
