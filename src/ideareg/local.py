@@ -257,10 +257,12 @@ def learn_local(
         return float(part @ losses(*_natural(free))) + beyond
 
     starts = [np.array([logit(b), middle + far]) for b in FIRST_SHARES for far in FIRST_LENGTHS]
+    start, alone = min(starts, key=loss), losses(0.0, 1.0)
+    if least_gain and loss(start) > part @ alone:
+        return None
     options = {"maxfev": EVALUATIONS, "xatol": 1e-2, "fatol": 1e-5}
-    found = minimize(loss, min(starts, key=loss), method="Nelder-Mead", options=options)
-    share, length = _natural(found.x)
-    gains = losses(0.0, 1.0) - losses(share, length)
+    share, length = _natural(minimize(loss, start, method="Nelder-Mead", options=options).x)
+    gains = alone - losses(share, length)
     error = np.sqrt(part**2 @ (gains - part @ gains) ** 2)
     if least_gain and part @ gains < max(least_gain, LEAST_SIGNIFICANCE * error):
         return None
