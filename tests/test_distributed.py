@@ -32,8 +32,10 @@ AT = table(7, seed=1)[0]
 
 
 def regressor(**changes):
-    small = {"nu": (np.inf, 5.0), "n_control_points": 4, "n_inducing": 16, "depth": 2}
-    return WarpingRegressor(**{**small, "max_iter": 5, "random_state": 0, "verbose": 0, **changes})
+    small = {"nu": (np.inf, 5.0), "n_control_points": 4, "n_inducing": 16, "depth": 2, "verbose": 0}
+    return WarpingRegressor(
+        **{**small, "max_iter": 5, "local": False, "random_state": 0, **changes}
+    )
 
 
 @pytest.fixture
