@@ -10,6 +10,7 @@ from ideareg import HeteroscedasticRegressor, WarpingRegressor, distributed
 from ideareg._rows import Scaling
 from ideareg.estimators import warping
 from ideareg.local import Local, Residuals, _unseen, learn_local
+from ideareg.report import _selection
 from ideareg.uncertainty import concluded, predict_mean
 
 N = 24
@@ -204,6 +205,11 @@ def test_smooth_data_are_left_alone():
     auto, never = (regressor(local=local).fit(X, smooth) for local in ("auto", False))
     assert not auto.local_share_.any()
     assert_array_equal(auto.predict(AT), never.predict(AT))
+
+
+def test_reports_say_so(near):
+    assert "nearest rows" in _selection(near)
+    assert "nearest rows" not in _selection(regressor(local=False).fit(X, Y))
 
 
 def test_bent_targets_have_errors_of_their_own():

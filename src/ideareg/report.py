@@ -227,6 +227,10 @@ def _selection(model: Any) -> str:
     head = [name.removeprefix("param_").replace("_", " ") for name in columns]
     head = ["ν" if name == "nu" else name for name in head]
     bent = "Those that are bent predict the target after a power that takes the skew out of it."
+    near = (
+        "What the heads leave of the targets is alike where rows nearly repeat: the residuals of "
+        "the nearest rows correct predictions, which these densities do not know of yet."
+    )
     return page.section(
         "How much warp, by cross-validation",
         page.note(
@@ -236,6 +240,7 @@ def _selection(model: Any) -> str:
             f"{page.number(getattr(model, 'score_', None))} for the model that was kept."
         ),
         page.note(bent) if any(columns.get("param_bend", ())) else "",
+        page.note(near) if np.any(getattr(model, "local_share_", 0.0)) else "",
         page.table(head, zip(*columns.values(), strict=True)),
     )
 

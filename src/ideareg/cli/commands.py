@@ -114,7 +114,11 @@ def _fit(
     warped, plain = held_out(model, rows, targets), None
     if warp and head:
         bent = bool((model[-1].target_power_[0] != 1).any())
-        alone = clone(model).set_params(regress__nu=math.inf, regress__target_power=bent)
+        alone = clone(model).set_params(
+            regress__nu=math.inf,
+            regress__target_power=bent,
+            regress__local=bool(model[-1].local_share_.any()),
+        )
         plain = held_out(alone.fit(features.iloc[train], y[train]), rows, targets)
     return _Fit(model, train, test, warped, plain, seconds)
 
