@@ -21,7 +21,13 @@ def table(seed=0):
 
 def fitted(activation="tanh", **more):
     X, y = table()
-    options = {"nu": (1.0, 0.3), "max_iter": 20, "random_state": 0, "n_folds": 2} | more
+    options = {
+        "nu": (1.0, 0.3),
+        "max_iter": 20,
+        "random_state": 0,
+        "n_folds": 2,
+        "local": False,
+    } | more
     model = WarpingRegressor(
         Activation("softplus"), warp_kernel=Activation(activation), verbose=0, **options
     )

@@ -228,7 +228,7 @@ def table(n=60, seed=0, outputs=1):
 
 
 def regressor(**changes):
-    small = {"nu": 1.0, "n_control_points": 5, "max_iter": 15, "random_state": 0}
+    small = {"nu": 1.0, "n_control_points": 5, "max_iter": 15, "local": False, "random_state": 0}
     return WarpingRegressor(**{**small, **changes})
 
 

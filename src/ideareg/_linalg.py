@@ -74,11 +74,12 @@ def accumulate_differences(f: Callable[[Array], Array], X: Points, Y: Rows) -> M
     d = X.shape[1]
     if 0 < d <= UNROLLED_DIMS:
         # An unrolled sum fuses into one pass over (n, m); a broadcast sum may store (n, m, d).
-        # With each coordinate of Y contiguous that pass is twice as fast on a CPU.
-        coordinates = transposed(Y)
-        total = f(X[:, 0, None] - coordinates[0])
+        # With each coordinate of Y contiguous that pass is twice as fast on a CPU. X goes the same
+        # way: computed in two places, equal points could differ by a rounding, and kinks by more.
+        A, B = transposed(X), transposed(Y)
+        total = f(A[0][:, None] - B[0])
         for k in range(1, d):
-            total = total + f(X[:, k, None] - coordinates[k])
+            total = total + f(A[k][:, None] - B[k])
         return total
     return f(X[:, None, :] - Y[None, :, :]).sum(-1)
 

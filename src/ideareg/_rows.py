@@ -110,8 +110,8 @@ class Scaling(NamedTuple):
     mean: Floats
     scale: Floats
     varies: NDArray[np.bool_]
-    low: Floats
-    high: Floats
+    low: Floats | float = -FAR
+    high: Floats | float = FAR
 
     @classmethod
     def of(

@@ -33,7 +33,7 @@ from ideareg.inducing import conclude_with
 from ideareg.ledger import ledger, of_flow
 from ideareg.local import MOST_ROWS, Local, Residuals, learn_local
 from ideareg.pointwise import AbstractBoxed
-from ideareg.readout import Batch, SharedBatch, SparseHead
+from ideareg.readout import Batch, SparseHead
 from ideareg.selection import (
     LEAST_SHARE,
     Candidate,
@@ -298,8 +298,8 @@ def _finish(
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
     model, predictor = jax.tree.map(np.asarray, (model, fitted))
     local, gain = None, settings.local_gain
-    here = np.count_nonzero(rows.weight) <= MOST_ROWS and not isinstance(rows, SharedBatch)
-    if here and (gain == 0 or (gain is not None and decides)):
+    wanted = gain == 0 or (gain is not None and decides)
+    if wanted and np.count_nonzero(rows.weight) <= MOST_ROWS:
         local = learn_local(predictor, undoing, Residuals.of(predictor, rows), gain)
     return FittedWarp(
         model, predictor, nu, float(weight), books, descent.history, bend=bend, local=local
