@@ -114,6 +114,7 @@ class WarpingRegressor(
         alike, and shrink the noise there: `ideareg.local` has the equation. "auto" does so after a
         selection where rows gain a hundredth of a nat and three standard errors, up to 100,000
         rows in one process; True always. Rows that nearly repeat gain much, smooth data nothing.
+        Such a model keeps its training rows.
     n_warps : int, default=5
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
