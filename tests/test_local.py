@@ -9,9 +9,10 @@ import ideareg
 from ideareg import HeteroscedasticRegressor, WarpingRegressor, distributed
 from ideareg._rows import Scaling
 from ideareg.estimators import warping
-from ideareg.local import Local, Residuals, _unseen, learn_local
+from ideareg.local import Local, learn_local
 from ideareg.report import _selection
 from ideareg.uncertainty import concluded, predict_mean
+from ideareg.unseen import Residuals, unseen
 
 N = 24
 SMALL = {
@@ -44,7 +45,8 @@ def alike(fitted, share, length, n=N, seed=1, weight=None):
 def learned(local, least_gain):
     """The process learned anew, as if the head had nothing to do with the residuals."""
     nothing = np.zeros((0, len(local.fitted.posterior.points)))
-    return learn_local(local.fitted, nothing, local.residuals, least_gain)
+    found = learn_local(local.fitted, nothing, local.residuals, least_gain)
+    return found and found[0]
 
 
 def dense(local, A, B):
@@ -64,7 +66,7 @@ def test_rows_are_judged_by_heads_that_have_not_seen_them(double_precision, head
     residuals = Residuals.of(fitted, problem.rows)
     assert len(residuals.values) == N - 1
     some, near = np.array([0, 1, 2, 7]), np.array([[0, 3], [1, 5], [9, 8], [4, 20]])
-    own, theirs = _unseen(fitted, undoing, residuals, some, near)
+    own, theirs = unseen(fitted, undoing, residuals, some, near)
     for i, others, error, left in zip(some, near, own, theirs, strict=True):
         fewer = weight.copy()
         fewer[i] -= 1.0  # a copy that is left counts as seen
@@ -192,7 +194,7 @@ def test_it_saves_and_moves_with_its_warp(near, tmp_path):
 def test_a_file_with_impossible_corrections_is_refused(near):
     header, arrays = near.get_state()
     first, *others = header["warps"]
-    for numbers in ([2.0, 1.0, 1.0], [0.5, -1.0, 1.0], [0.5, 1.0, 0.0], [0.5]):
+    for numbers in ([2.0, 1.0], [0.5, -1.0], [0.5]):
         bad = header | {"warps": [first | {"local": numbers}, *others]}
         with pytest.raises(ValueError, match="model file"):
             WarpingRegressor.from_state(bad, arrays)

@@ -70,6 +70,7 @@ class Settings:
     bend: float = 0.0  # of the targets that every candidate predicts
     # What rows must gain by corrections from near rows, in nats; None for none.
     local_gain: float | None = None
+    tails: bool | str = False  # whether they are learned; "auto" after a selection
 
 
 def candidates(settings: Settings, n: int) -> list[Candidate]:

@@ -23,20 +23,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.spatial import KDTree
 from scipy.special import expit, logit
 from sklearn.neighbors import NearestNeighbors
 
-from ideareg._rows import bucket, in_chunks, pad
-from ideareg.readout import Batch
-from ideareg.uncertainty import Predictor, predict_mean, predict_moments
+from ideareg._rows import in_chunks
+from ideareg.uncertainty import Predictor
+from ideareg.unseen import Errors, Residuals, judged, unseen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -47,60 +46,22 @@ NEIGHBOURS, CHUNK = 32, 4096
 TREE_COLUMNS = 16
 # More rows than this are not kept with a model.
 MOST_ROWS = 100_000
-# Rows that share and length are learned from, at most, and evaluations to learn them.
-LEARNING_ROWS, EVALUATIONS = 500, 30
+# Evaluations to learn share and length.
+EVALUATIONS = 30
 # Where that begins: shares, and lengths in log units of the distance between nearest rows, from
 # which none goes farther than this.
 FIRST_SHARES, FIRST_LENGTHS, FARTHEST = (0.2, 0.8), (-1.0, 0.0, 1.0, 2.0), 3.0
 # No row has all in common with others.
 MOST_SHARE = 0.95
-# Natural logarithms between which the level of the noise lies.
-LEVELS = (-3.0, 1.0)
 # What a row must gain by it for a model to have it unasked: in nats, and in standard errors.
 LEAST_GAIN, LEAST_SIGNIFICANCE = 0.01, 3.0
-# The weight of a copy that is not there, and the least that a row's own target leaves open of it.
-NO_WEIGHT, LEAST_OPEN = 1e-9, 1e-6
-
-
-class Residuals(NamedTuple):
-    """What a head leaves of the targets of its training rows.
-
-    Attributes
-    ----------
-    rows : ndarray, shape (n, d)
-        Standardised and padded, before the warp.
-    values : ndarray, shape (n, k)
-        In units of the standardised targets.
-    weight : ndarray, shape (n,)
-    """
-
-    rows: Floats
-    values: Floats
-    weight: Floats
-
-    @classmethod
-    def of(cls, fitted: Predictor, batch: Batch) -> Residuals:
-        """Return what ``fitted`` leaves of the rows of ``batch`` that are no padding."""
-        there = np.asarray(batch.weight) > 0
-        X, Y, weight = (np.asarray(part)[there] for part in batch)
-        (mean,) = in_chunks(lambda A: (predict_mean(fitted, A),), X)
-        return cls(X, Y - mean, weight)
+# The weight of a copy that is not there.
+NO_WEIGHT = 1e-9
 
 
 @jax.jit
 def _place(fitted: Predictor, X: Array) -> tuple[Array]:
     return (fitted.flow(X) / fitted.posterior.kernel.length_scale,)
-
-
-@jax.jit
-def _influence(fitted: Predictor, undoing: Array, X: Array) -> Array:
-    """Return how the dual of the head follows the target of each row, (M, n)."""
-    return undoing.T @ (undoing @ fitted.posterior.cross(fitted.flow(X)).T)
-
-
-@jax.jit
-def _followed(fitted: Predictor, influence: Array, X: Array) -> tuple[Array]:
-    return (fitted.posterior.cross(fitted.flow(X)) @ influence,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,15 +77,12 @@ class Local:
         β, of the variance that equal rows have in common.
     length : float
         ℓ, in lengths of the head.
-    level : float
-        The noise where no row is near, in units of that of the head.
     """
 
     fitted: Predictor
     residuals: Residuals
     share: float
     length: float
-    level: float = 1.0
 
     def __call__(self, X: Floats) -> tuple[Floats, Floats]:
         """Return the correction (n, k) at rows X, and the share (n, 1) of the noise left there."""
@@ -135,13 +93,13 @@ class Local:
             part = slice(first, first + CHUNK)
             near, weights, to = self._weigh(places[part])
             expected[part] = np.einsum("nj,njk->nk", weights, self.residuals.values[near])
-            left[part, 0] = self.level * (1 - (weights * to).sum(1))
+            left[part, 0] = 1 - (weights * to).sum(1)
         return expected, left
 
     def jointly(self, X: Floats) -> tuple[Floats, Floats]:
         """Return the correction (n, k) at rows X, and the covariance (n, n) of what is left.
 
-        In units of the noise, of what rows have in common: each has ``alone`` besides.
+        In units of the noise, of what rows have in common: each has its own besides.
         """
         places = self.place(X)
         near, weights, _ = self._weigh(places)
@@ -153,13 +111,7 @@ class Local:
         C[np.diag_indices_from(C)] += (1 - self.share) / self.residuals.weight[rows]
         cross = self._covariance(_distances(places, others)) @ W.T
         own = self._covariance(_distances(places, places))
-        common = self.level * (own - cross - cross.T + W @ C @ W.T)
-        return W @ self.residuals.values[rows], common
-
-    @property
-    def alone(self) -> float:
-        """What a row has of the noise that is not shared with any other, in its units."""
-        return self.level * (1 - self.share)
+        return W @ self.residuals.values[rows], own - cross - cross.T + W @ C @ W.T
 
     def after(self, fitted: Predictor, residuals: Residuals | None = None) -> Local:
         """Return the same process after another warp, or given other residuals."""
@@ -211,12 +163,13 @@ def learn_local(
     undoing: Array,
     residuals: Residuals,
     least_gain: float,
-) -> Local | None:
+) -> tuple[Local, Errors] | None:
     """Return the process of the residuals, or None if rows gain less than ``least_gain`` by it.
 
     Share and length have the greatest likelihood of the targets of some rows, each given the
-    residuals of its neighbours under a head that has not seen it, in closed form. A row of weight w
-    counts as w equal rows, of which all but one are among its neighbours.
+    residuals of its neighbours under a head that has not seen it. A row of weight w counts as w
+    equal rows, of which all but one are among its neighbours. What errors are left of them there
+    is returned as well.
 
     Parameters
     ----------
@@ -227,79 +180,46 @@ def learn_local(
     least_gain : float
         In nats a row; 0 takes whatever there is.
     """
-    order = np.random.RandomState(0).permutation(len(residuals.rows))
-    some = np.sort(order[:LEARNING_ROWS])
+    some = judged(len(residuals.rows))
     local, weight = Local(fitted, residuals, 0.0, 1.0), residuals.weight
     distance, near = local.neighbours(some, NEIGHBOURS + 1)
     itself = near == some[:, None]
     apart = np.where(itself | (distance == 0), np.inf, distance).min(1)
-    own, theirs = _unseen(fitted, undoing, residuals, some, near)
+    own, theirs = unseen(fitted, undoing, residuals, some, near)
     if not np.isfinite(apart).any() or not own.any():
         return None
     copies = np.where(itself, np.maximum(weight[near] - 1, NO_WEIGHT), weight[near])
     between, part = local.between(near), weight[some] / weight[some].sum()
     middle = float(np.log(np.median(apart[np.isfinite(apart)])))
 
-    def corrected(share: float, length: float) -> tuple[Floats, Floats]:
-        """Return the squared errors after correction, and the share of variance left of each."""
+    def corrected(share: float, length: float) -> Errors:
         to = share * np.exp(-distance / length)
         weights = _weights(share * np.exp(-between / length), to, (1 - share) / copies)
-        left = 1 - (weights * to).sum(1)
-        return (own - np.einsum("nj,njk->nk", weights, theirs)) ** 2, left[:, None]
+        squares = (own - np.einsum("nj,njk->nk", weights, theirs)) ** 2
+        left = 1 - (weights * to).sum(1)[:, None]
+        return Errors(residuals.rows[some], squares, left, weight[some])
 
     def losses(share: float, length: float) -> Floats:
         """Return minus the log density of each row, up to a constant, at the best τ."""
-        squares, left = corrected(share, length)
-        return _minus_log_density(squares, (part @ (squares / left).mean(1)) * left)
+        _, squares, left, _ = corrected(share, length)
+        variance = (part @ (squares / left).mean(1)) * left
+        return np.asarray(0.5 * (np.log(variance) + squares / variance).sum(1))
 
     def loss(free: Floats) -> float:
         beyond = max(abs(free[1] - middle) - FARTHEST, 0.0)
         return float(part @ losses(*_natural(free))) + beyond
 
     starts = [np.array([logit(b), middle + far]) for b in FIRST_SHARES for far in FIRST_LENGTHS]
-    start, alone = min(starts, key=loss), losses(0.0, 1.0)
-    if least_gain and loss(start) > part @ alone:
+    start, without = min(starts, key=loss), losses(0.0, 1.0)
+    if least_gain and loss(start) > part @ without:
         return None
     options = {"maxfev": EVALUATIONS, "xatol": 1e-2, "fatol": 1e-5}
     share, length = _natural(minimize(loss, start, method="Nelder-Mead", options=options).x)
-    gains = alone - losses(share, length)
+    gains = without - losses(share, length)
     error = np.sqrt(part**2 @ (gains - part @ gains) ** 2)
     if least_gain and part @ gains < max(least_gain, LEAST_SIGNIFICANCE * error):
         return None
-    # What is known of the function is doubted as before; the noise makes up for the rest.
-    (_, doubt) = in_chunks(lambda A: predict_moments(fitted, A), residuals.rows[some])
-    squares, left = corrected(share, length)
-    noise = float(fitted.posterior.noise) * left
-    level = minimize_scalar(
-        lambda log: part @ _minus_log_density(squares, doubt + np.exp(log) * noise),
-        bounds=LEVELS, method="bounded",
-    ).x  # fmt: skip
-    return replace(local, share=share, length=length, level=float(np.exp(level)))
-
-
-def _unseen(
-    fitted: Predictor, undoing: Array, residuals: Residuals, some: Ints, near: Ints
-) -> tuple[Floats, Floats]:
-    """Return the errors of some rows (m, k), and the residuals of those near (m, j, k).
-
-    Each under the head that has not seen the row, or has seen one copy of it less: what its target
-    adds to a prediction elsewhere is its error times an entry of the hat matrix.
-    """
-    rows, values, _ = residuals
-    size = bucket(len(some))
-    influence = _influence(fitted, undoing, pad(rows[some], size))
-    everywhere, at = np.unique(np.append(near.ravel(), some), return_inverse=True)
-    (followed,) = in_chunks(lambda A: _followed(fitted, influence, A), rows[everywhere])
-    column = np.arange(len(some))
-    hat = followed[at[: near.size].reshape(near.shape), column[:, None]]
-    own = followed[at[near.size :], column]
-    errors = values[some] / np.maximum(1 - own, LEAST_OPEN)[:, None]
-    return errors, values[near] + hat[..., None] * errors[:, None]
-
-
-def _minus_log_density(squares: Floats, variance: Floats) -> Floats:
-    """Return minus the log density of errors, summed over outputs, up to a constant."""
-    return np.asarray(0.5 * (np.log(variance) + squares / variance).sum(1))
+    return replace(local, share=share, length=length), corrected(share, length)
 
 
 def _natural(free: Floats) -> tuple[float, float]:

@@ -31,7 +31,7 @@ from ideareg.assembly import (
 from ideareg.concurrency import Crew
 from ideareg.inducing import conclude_with
 from ideareg.ledger import ledger, of_flow
-from ideareg.local import MOST_ROWS, Local, Residuals, learn_local
+from ideareg.local import MOST_ROWS, Local, learn_local
 from ideareg.pointwise import AbstractBoxed
 from ideareg.readout import Batch, SparseHead
 from ideareg.selection import (
@@ -45,8 +45,10 @@ from ideareg.selection import (
     keep_heaviest,
 )
 from ideareg.sparsity import settle
+from ideareg.tails import Tails, learn_tails
 from ideareg.training import Descent, Evaluate, Model, Problem, descend, evaluator
 from ideareg.uncertainty import Predictor, at_depth, concluded
+from ideareg.unseen import JUDGED_ROWS, Residuals, errors_unseen
 
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
@@ -68,6 +70,7 @@ class FittedWarp(NamedTuple):
     tuned: Any = None  # what held-out rows decided for a classifier
     bend: float = 0.0  # of the targets that it predicts
     local: Local | None = None  # what near rows correct
+    tails: Tails = Tails()  # of the noise
 
     def at_depth(self, depth: int) -> FittedWarp:
         """Return the same warp cut into ``depth`` layers."""
@@ -195,7 +198,7 @@ def fit_warps(
 
     chosen = np.flatnonzero(weights)
     descents = crew.run([partial(descent, j) for j in chosen], _interrupts)
-    decides = selection is not None or any(w.local for w in start or [])
+    decides = selection is not None or any(w.local or w.tails != Tails() for w in start or [])
     warps: list[FittedWarp] = []
     result, iterations = Result.interrupted if crew.stopped else Result.converged, 0
     for j, made in [(j, d) for j, d in zip(chosen, descents, strict=True) if d is not None]:
@@ -283,7 +286,7 @@ def _finish(
     """Condition the head of a descent, which has ``seen`` some of the rows, on all of them.
 
     The points of ``joined`` join those that the descent learned. Where it ``decides``,
-    or is told to, near rows correct what the head predicts.
+    or is told to, near rows correct what the head predicts, and tails of the noise are learned.
     """
     few = float(seen.weight.sum()) < float(rows.weight.sum())
     model, sample = descent.model, seen if few else None
@@ -297,13 +300,27 @@ def _finish(
     books["log_volume"] = float(fitted.spread.log_volume)
     # NumPy leaves: a fitted model holds nothing on a device, copies and pickles.
     model, predictor = jax.tree.map(np.asarray, (model, fitted))
-    local, gain = None, settings.local_gain
-    wanted = gain == 0 or (gain is not None and decides)
-    if wanted and np.count_nonzero(rows.weight) <= MOST_ROWS:
-        local = learn_local(predictor, undoing, Residuals.of(predictor, rows), gain)
-    return FittedWarp(
-        model, predictor, nu, float(weight), books, descent.history, bend=bend, local=local
-    )
+    local, tails = _unexplained(predictor, undoing, rows, settings, decides)
+    history, weight = descent.history, float(weight)
+    return FittedWarp(model, predictor, nu, weight, books, history, None, bend, local, tails)
+
+
+def _unexplained(
+    fitted: Predictor, undoing: Any, rows: Batch, settings: Settings, decides: bool
+) -> tuple[Local | None, Tails]:
+    """Return what is learned of the noise from rows that the head has not seen."""
+    gain = settings.local_gain
+    near = gain == 0 or (gain is not None and decides)
+    near = near and bool(np.count_nonzero(rows.weight) <= MOST_ROWS)
+    heavy = settings.tails is True or (settings.tails == "auto" and decides)
+    if not near and not heavy:
+        return None, Tails()
+    residuals = Residuals.of(fitted, rows, None if near else JUDGED_ROWS)
+    learned = learn_local(fitted, undoing, residuals, gain or 0.0) if near else None
+    if learned is None and not heavy:
+        return None, Tails()
+    local, errors = learned or (None, errors_unseen(fitted, undoing, residuals))
+    return local, learn_tails(fitted, errors, heavy)
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:

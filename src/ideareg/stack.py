@@ -40,8 +40,11 @@ class Stack(NamedTuple):
     def normals(self, Z: Floats) -> tuple[Floats, Floats]:
         """Return what each warp says of observations: means (m, n, k), covariances (m, k, n, n)."""
         means, covariances = zip(*(_function(w, Z) for w in self.warps), strict=True)
-        alone = [np.eye(len(Z)) * _noise(w) * (w.local.alone if w.local else 1) for w in self.warps]
-        return np.stack(means), np.stack([C + D for C, D in zip(covariances, alone, strict=True)])
+        own = [noise(w) * (1 - w.local.share if w.local else 1) for w in self.warps]
+        alone = np.eye(len(Z))
+        return np.stack(means), np.stack(
+            [C + v * alone for C, v in zip(covariances, own, strict=True)]
+        )
 
     def log_density(self, Z: Floats, Y: Floats, log_slope: Floats) -> Floats:
         """Return the log density of each row, summed over outputs, shape (n,).
@@ -49,17 +52,24 @@ class Stack(NamedTuple):
         Each warp sees targets of its own, Y (m, n, k); ``log_slope`` (m, n) is what their density
         gains in common units.
         """
-        means, variances = self._each(Z)
-        each = normal_log_density(Y, means, variances).sum(-1) + log_slope
-        return logsumexp(each + np.log(self.weights)[:, None], axis=0)
+        weights, means, variances = self._each(Z)
+        of = self.owners
+        each = normal_log_density(Y[of], means, variances).sum(-1) + log_slope[of]
+        return logsumexp(each + np.log(weights)[:, None], axis=0)
+
+    @property
+    def owners(self) -> NDArray[np.intp]:
+        """The warp that each component of `mixture` is of: several where noise has tails."""
+        counts = [len(w.tails.scales()[0]) for w in self.warps]
+        return np.repeat(np.arange(len(counts)), counts)
 
     def mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture:
         """Return the distribution of an observation at each row, of shape (n, k).
 
         Its noise variance is ``ratio``, a number or (n, 1), times that of each warp.
         """
-        means, variances = self._each(Z, ratio)
-        return Mixture(self.weights, means, np.sqrt(variances))
+        weights, means, variances = self._each(Z, ratio)
+        return Mixture(weights, means, np.sqrt(variances))
 
     def sample(self, Z: Floats, count: int, random: np.random.RandomState) -> list[Floats]:
         """Draw functions without noise, ``count`` in all: of each warp (n, k, its share)."""
@@ -72,9 +82,16 @@ class Stack(NamedTuple):
             draws.append(np.stack(columns, axis=1))
         return draws
 
-    def _each(self, Z: Floats, ratio: Floats | float = 1.0) -> tuple[Floats, Floats]:
-        pairs = [_moments(w, Z, ratio) for w in self.warps]
-        return np.stack([mean for mean, _ in pairs]), np.stack([v for _, v in pairs])
+    def _each(self, Z: Floats, ratio: Floats | float = 1.0) -> tuple[Floats, Floats, Floats]:
+        """Return the weights of all components, their means and their variances."""
+        weights, means, variances = [], [], []
+        for w in self.warps:
+            mean, doubt, left = _moments(w, Z)
+            for scale, weight in zip(*w.tails.scales(), strict=True):
+                weights.append(w.weight * weight)
+                means.append(mean)
+                variances.append(doubt + ratio * left * scale * float(w.predictor.posterior.noise))
+        return np.array(weights), np.stack(means), np.stack(variances)
 
 
 def mix(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Floats]:
@@ -85,8 +102,9 @@ def mix(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Fl
     return mean, np.tensordot(weights, covariances + outer, 1)
 
 
-def _noise(w: FittedWarp) -> float:
-    return float(w.predictor.posterior.noise)
+def noise(w: FittedWarp) -> float:
+    """Return the variance of the noise of a warp, where near rows explain none of it."""
+    return w.tails.level * float(w.predictor.posterior.noise)
 
 
 def _mean(w: FittedWarp, Z: Floats) -> Floats:
@@ -94,13 +112,15 @@ def _mean(w: FittedWarp, Z: Floats) -> Floats:
     return mean + w.local(Z)[0] if w.local else mean
 
 
-def _moments(w: FittedWarp, Z: Floats, ratio: Floats | float) -> tuple[Floats, Floats]:
+def _moments(w: FittedWarp, Z: Floats) -> tuple[Floats, Floats, Floats | float]:
+    """Return mean and variance of the function (n, k), and the share of the noise left (n, 1)."""
+
     def moments(X: Floats) -> Any:
         return predict_moments(w.predictor, X)
 
     mean, variance = in_chunks(moments, Z, CHUNK_SPREAD)
     expected, left = w.local(Z) if w.local else (0.0, 1.0)
-    return mean + expected, variance + ratio * left * _noise(w)
+    return mean + expected, variance, left
 
 
 def _function(w: FittedWarp, Z: Floats) -> tuple[Floats, Floats]:
@@ -110,4 +130,4 @@ def _function(w: FittedWarp, Z: Floats) -> tuple[Floats, Floats]:
     if w.local is None:
         return mean, covariance
     expected, common = w.local.jointly(Z)
-    return mean + expected, covariance + _noise(w) * common
+    return mean + expected, covariance + noise(w) * common

@@ -118,6 +118,7 @@ def _fit(
             regress__nu=math.inf,
             regress__target_power=bent,
             regress__local=bool(model[-1].local_share_.any()),
+            regress__tails=bool((model[-1].tail_freedom_ < math.inf).any()),
         )
         plain = held_out(alone.fit(features.iloc[train], y[train]), rows, targets)
     return _Fit(model, train, test, warped, plain, seconds)

@@ -132,9 +132,11 @@ def _settings(model: WarpingRegressor) -> Settings:
         )
     if settings.local_gain == 0:
         raise ValueError("local=True needs all rows in one place: set it to 'auto' or False.")
+    if settings.tails is True:
+        raise ValueError("tails=True needs all rows in one place: set it to 'auto' or False.")
     # Processes meet in every sum over rows: their descents keep one order. Rows that are near may
     # be anywhere.
-    return replace(settings, workers=1, local_gain=None)
+    return replace(settings, workers=1, local_gain=None, tails=False)
 
 
 def _fingerprint(

@@ -16,10 +16,10 @@ from ideareg._rows import Scaling, bucket, canonical, in_chunks, pad
 from ideareg.estimators._attributes import describe_warps
 from ideareg.estimators._base import positive_weights
 from ideareg.estimators._settings import read_settings
-from ideareg.local import Residuals
 from ideareg.readout import Batch
 from ideareg.recipe import FittedWarp
 from ideareg.uncertainty import conclude, power_function, regressor_norms
+from ideareg.unseen import Residuals
 
 Floats = NDArray[np.float64]
 

@@ -127,6 +127,12 @@ class PredictiveMixin(MixtureMixin):
         check_is_fitted(self)
         return np.array([w.local.length if w.local else np.nan for w in self.warps_])
 
+    @property
+    def tail_freedom_(self) -> Floats:
+        """Degrees of freedom of the noise of each warp."""
+        check_is_fitted(self)
+        return np.array([w.tails.freedom for w in self.warps_])
+
     def _check_straight(self, what: str) -> None:
         """Refuse what needs the regressor of the warped kernel, and no other."""
         if self._bent_stack:
@@ -195,8 +201,9 @@ class PredictiveMixin(MixtureMixin):
     def predict_mixture(self, X: ArrayLike) -> Mixture | BentMixture:
         """Return the distribution of a new observation at each row, a mixture of normals.
 
-        Its component i is the i-th warp of the stack; its density, moments and quantiles are what
-        the other methods return. Where targets are bent, it is the mixture mapped back.
+        Its components are the warps of the stack, in their order, each several times where noise
+        has tails; its density, moments and quantiles are what the other methods return. Where
+        targets are bent, it is the mixture mapped back.
 
         Returns
         -------
@@ -213,7 +220,8 @@ class PredictiveMixin(MixtureMixin):
 
     def _mixture(self, Z: Floats, ratio: Floats | float = 1.0) -> Mixture | BentMixture:
         """Return the mixture at standardised rows; see `Stack.mixture` for the ratio."""
-        return self._in_units(Stack(self.warps_).mixture(Z, ratio), self._scalings)
+        stack, scalings = Stack(self.warps_), self._scalings
+        return self._in_units(stack.mixture(Z, ratio), [scalings[j] for j in stack.owners])
 
     def _in_units(self, latent: Mixture, scalings: list[Scaling]) -> Mixture | BentMixture:
         """Return a mixture of standardised targets, (n, k), in the units and the shape of y.
@@ -238,4 +246,9 @@ class PredictiveMixin(MixtureMixin):
         each = zip(*stack.normals(Z), self._scalings, strict=True)
         means, covariances = zip(*(unbend(*normal) for normal in each), strict=True)
         mean, covariance = mix(stack.weights, np.stack(means), np.stack(covariances))
+        if self._bent_stack and np.isfinite(self.tail_freedom_).any():
+            # Tails, which each row has of its own, weigh in the moments of what is bent.
+            shaped, std = self._mixture(Z).moments()
+            mean, rows = shaped.reshape(mean.shape), np.arange(len(Z))
+            covariance[:, rows, rows] = std.reshape(mean.shape).T ** 2
         return self._shaped(mean), self._shaped(np.moveaxis(covariance, 0, -1))

@@ -76,6 +76,10 @@ def _read_head(model: Any) -> dict[str, Any]:
         raise ValueError(f"local must be True, False or 'auto', got {model.local!r}.")
     if model.local is True and not by_evidence:
         raise ValueError("local=True needs loss='evidence' and learn_head=True.")
+    if model.tails not in (True, False, "auto"):
+        raise ValueError(f"tails must be True, False or 'auto', got {model.tails!r}.")
+    if model.tails is True and not by_evidence:
+        raise ValueError("tails=True needs loss='evidence' and learn_head=True.")
     if model.target_power not in (True, False, "auto"):
         raise ValueError(f"target_power must be True, False or 'auto', got {model.target_power!r}.")
     if model.target_power is True and not (model.standardize and model.loss == "evidence"):
@@ -92,6 +96,7 @@ def _read_head(model: Any) -> dict[str, Any]:
         "noise": None if model.noise is None else float(model.noise),
         "bend": float(model.target_power is True),
         "local_gain": _local_gain(model.local) if by_evidence else None,
+        "tails": model.tails if by_evidence else False,
         "workers": _workers(model.n_jobs),
     }
 

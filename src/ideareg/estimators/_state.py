@@ -30,12 +30,14 @@ from ideareg.estimators._settings import read_settings
 from ideareg.kernels.base import FunctionKernel
 from ideareg.kernels.stretched import Stretched
 from ideareg.labels import Calibration
-from ideareg.local import Local, Residuals
+from ideareg.local import Local
 from ideareg.readout import AbstractHead, ExactHead, Posterior, PrimalHead, SparseHead
 from ideareg.recipe import FittedWarp
 from ideareg.shooting import Trajectory
+from ideareg.tails import Tails
 from ideareg.training import Model
 from ideareg.uncertainty import Predictor, WarpPosterior
+from ideareg.unseen import Residuals
 
 KERNEL_CLASSES = {name: getattr(kernels, name) for name in kernels.__all__ if name[0].isupper()}
 # Parameters that are not data; a loaded model has their defaults.
@@ -129,7 +131,8 @@ def estimator_state(model: Any) -> tuple[dict[str, Any], Arrays]:
             "nu": warp.nu,
             "weight": warp.weight,
             "bend": warp.bend,
-            "local": warp.local and [warp.local.share, warp.local.length, warp.local.level],
+            "local": warp.local and [warp.local.share, warp.local.length],
+            "tails": list(warp.tails),
             "head": kind,
             "ledger": warp.ledger,
             "history": warp.history,
@@ -222,20 +225,25 @@ def _restore_warp(
     local = None
     if header.get("local") is not None:
         local = _restore_local(prefix, header["local"], predictor, arrays, columns[1])
-    return FittedWarp(model, predictor, nu, weight, books, history, tuned, bend, local)
+    tails = Tails()
+    if "tails" in header:
+        tails = Tails(*map(float, header["tails"]))
+        if not (len(header["tails"]) == 2 and tails.freedom > 2 and 0 < tails.level < np.inf):
+            raise ValueError("model file: the tails of its noise make no sense")
+    return FittedWarp(model, predictor, nu, weight, books, history, tuned, bend, local, tails)
 
 
 def _restore_local(
     prefix: str, numbers: Any, predictor: Predictor, arrays: Arrays, outputs: int
 ) -> Local:
-    share, length, level = take({"local": np.asarray(numbers)}, "local", np.ones(3)).tolist()
+    share, length = take({"local": np.asarray(numbers)}, "local", np.ones(2)).tolist()
     n, width = len(arrays["local.weight"]), predictor.warp.control_points.shape[1]
     rows, weight = take(arrays, "local.rows", np.ones((n, width))), arrays["local.weight"]
     take(arrays, "local.weight", np.ones(n))
-    if not (0 <= share < 1 and length > 0 and level > 0 and n > 0 and (weight > 0).all()):
+    if not (0 <= share < 1 and length > 0 and n > 0 and (weight > 0).all()):
         raise ValueError("model file: its corrections by near rows make no sense")
     values = take(arrays, f"{prefix}.residuals", np.ones((n, outputs)))
-    return Local(predictor, Residuals(rows, values, weight), share, length, level)
+    return Local(predictor, Residuals(rows, values, weight), share, length)
 
 
 def _skeleton(

@@ -186,7 +186,7 @@ class HeteroscedasticRegressor(SavingMixin, MixtureMixin, RegressorMixin, BaseEs
         seed = int(random.randint(2**31 - 1))
         # Noise that varies is told apart in the units of y, not in those of a bend, and its weights
         # are no copies of rows.
-        model = clone(given).set_params(target_power=False, local=False)
+        model = clone(given).set_params(target_power=False, local=False, tails=False)
         return model.set_params(random_state=seed) if model.random_state is None else model
 
     def _vary(self, rows: Rows, noise: WarpingRegressor, fold: NDArray[np.intp]) -> None:

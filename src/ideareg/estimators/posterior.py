@@ -16,7 +16,7 @@ from ideareg.estimators._base import random_stream
 from ideareg.estimators._settings import check_integer
 from ideareg.posterior import Draws, moments_of_draws, sample_momentum
 from ideareg.readout import Batch
-from ideareg.stack import CHUNK_SPREAD
+from ideareg.stack import CHUNK_SPREAD, noise
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ class WarpSamples:
         drawn = drawn[np.linspace(0, len(drawn) - 1, min(len(drawn), MIXED)).astype(int)]
         fitted = model.warps_[0].model
         with numerics():
-            noise = float(fitted.head.noise)
+            level = noise(model.warps_[0])
 
             def moments(Z: Floats) -> Any:
                 # rows first, so that chunks can be put together
@@ -56,7 +56,7 @@ class WarpSamples:
             mean, variance = in_chunks(moments, model._inputs(X), CHUNK_SPREAD)
         means, variances = (np.moveaxis(part, 1, 0) for part in (mean, variance))
         weight = np.full(len(means), 1 / len(means))
-        latent = Mixture(weight, means, np.sqrt(variances + noise))
+        latent = Mixture(weight, means, np.sqrt(variances + level))
         return model._in_units(latent, model._scalings * len(means))
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:

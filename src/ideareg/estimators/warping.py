@@ -115,6 +115,10 @@ class WarpingRegressor(
         selection where rows gain a hundredth of a nat and three standard errors, up to 100,000
         rows in one process; True always. Rows that nearly repeat gain much, smooth data nothing.
         Such a model keeps its training rows.
+    tails : bool or "auto", default="auto"
+        Let the noise have the tails of Student's t, as heavy as rows that a head has not seen say:
+        `ideareg.tails` has the equation. "auto" does so after a selection in one process. Means
+        stay what they are, and predictions mixtures of normals.
     n_warps : int, default=5
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
@@ -168,10 +172,13 @@ class WarpingRegressor(
     local_share_, local_length_ : ndarray of shape (n_warps,)
         Share of the noise of each warp that equal rows have in common, 0 where near rows correct
         nothing; and over what distance after the warp, in lengths of its head, NaN there.
+    tail_freedom_ : ndarray of shape (n_warps,)
+        Degrees of freedom of the noise of each warp, ``inf`` where it is normal.
     history_ : dict of list
         The descent of the heaviest warp.
     noise_ : float
-        Noise variance of the heaviest warp, in units of the standardised target.
+        Noise variance of the heaviest warp, in units of the standardised target, as its evidence
+        has it: tails have a level of their own.
     n_iter_ : int
         Iterations of the final descents together.
     lipschitz_ : float or ndarray of shape (n_outputs,)
@@ -223,6 +230,7 @@ class WarpingRegressor(
         power: bool = True,
         target_power: bool | str = "auto",
         local: bool | str = "auto",
+        tails: bool | str = "auto",
         n_warps: int = 5,
         n_folds: int = 3,
         selection_rows: int = 5_000,
@@ -252,6 +260,7 @@ class WarpingRegressor(
         self.power = power
         self.target_power = target_power
         self.local = local
+        self.tails = tails
         self.n_warps = n_warps
         self.n_folds = n_folds
         self.selection_rows = selection_rows
