@@ -33,11 +33,11 @@ START_NOISE = 0.1
 # Fewer rows than this say nothing about a warp.
 FEWEST_ROWS = 20
 # Up to this many rows every row is held out once; above, a tenth is, and the fits are gone on from.
-FOLDED_ROWS = 2000
+FOLDED_ROWS = 1500
 # How far the targets are bent on which the heaviest candidate, and the next, are tried too.
 BENDS = (0.5, 1.0)
 # Control points by default, for few rows and for many.
-FEW_POINTS, MANY_POINTS = 20, 50
+FEW_ROWS, FEW_POINTS, MANY_POINTS = 2000, 20, 50
 # Inducing points by default: a quarter of the rows, in steps, within these bounds.
 FEWEST_INDUCING, INDUCING_STEP, MOST_INDUCING = 128, 64, 256
 
@@ -93,7 +93,7 @@ def control_point_counts(settings: Settings, n: int) -> tuple[int, ...]:
     """Return the numbers of control points to try on ``n`` rows."""
     if settings.control_rows:
         return (n,)
-    return settings.n_control_points or (FEW_POINTS if n <= FOLDED_ROWS else MANY_POINTS,)
+    return settings.n_control_points or (FEW_POINTS if n <= FEW_ROWS else MANY_POINTS,)
 
 
 def capacity_for(settings: Settings, n: int) -> int:
