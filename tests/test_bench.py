@@ -5,6 +5,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -227,6 +228,13 @@ def test_published_files_that_do_not_fit(tmp_path, csv):
     csv.write_text(CSV + "yacht,deep,many,,,,,\n")
     with pytest.raises(ValueError, match="line 9: could not convert"):
         published.read_published(csv)
+
+
+def test_results_on_the_gap_splits_are_here_to_compare_with():
+    path = Path(__file__).parents[1] / "docs" / "uci_gap_published.csv"
+    rows = published.read_published(path)
+    assert {row.set for row in rows} == set(UCI.sets)
+    assert len(published.complete(rows, list(UCI.sets))) == len(rows) == 9 * 6
 
 
 def test_summary():

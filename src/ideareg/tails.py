@@ -7,8 +7,8 @@ others. Given the scale s of a row, its noise is normal,
 
 so that e has the t distribution with ν degrees of freedom [1]_; a few values of s stand for all, by
 the trapezoidal rule for log s. Freedom ν and level ℓ are those of greatest likelihood, with weak
-priors, of rows that the head has not seen. Predictions stay mixtures of normals, and their means
-what they were.
+priors, of rows that the head has not seen. Predictions stay mixtures of normals; the mean of each
+warp is what it was.
 
 References
 ----------

@@ -118,7 +118,7 @@ class WarpingRegressor(
     tails : bool or "auto", default="auto"
         Let the noise have the tails of Student's t, as heavy as rows that a head has not seen say:
         `ideareg.tails` has the equation. "auto" does so after a selection in one process. Means
-        stay what they are, and predictions mixtures of normals.
+        stay what they are, but for those of bent targets, and predictions mixtures of normals.
     n_warps : int, default=5
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
