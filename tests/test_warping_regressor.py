@@ -28,6 +28,7 @@ from ideareg import WarpingRegressor, recipe
 from ideareg import kernels as ik
 from ideareg._rows import in_chunks
 from ideareg.stack import noise as noise_of
+from ideareg.tails import Tails
 
 N = 40
 
@@ -336,6 +337,25 @@ def test_interruption_leaves_a_usable_model(stage, by, n_jobs, tmp_path):
     assert_same(model, ideareg.load(tmp_path / "model"))
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_interruption_at_the_very_end_keeps_every_warp(n_jobs, monkeypatch, stack):
+    learned = []
+
+    def interrupt(*args):
+        learned.append(args)
+        if len(learned) == 2:
+            raise KeyboardInterrupt
+        return Tails(5.0)
+
+    monkeypatch.setattr("ideareg.recipe.learn_tails", interrupt)
+    model = regressor(**STACK, n_jobs=n_jobs)
+    with pytest.warns(ConvergenceWarning, match="Interrupted by the user"):
+        model.fit(X, Y1)
+    assert len(model.warps_) == len(stack.warps_) > 1
+    assert {5.0, np.inf} == set(model.tail_freedom_)
+    assert all(np.isfinite(answer).all() for answer in answers(model))
+
+
 def test_answers_do_not_depend_on_how_many_descents_run_at_a_time():
     seen = []
     both = regressor(**STACK, n_jobs=2, callback=seen.append).fit(X, Y1)
@@ -343,6 +363,15 @@ def test_answers_do_not_depend_on_how_many_descents_run_at_a_time():
     assert {(s["stage"], s["descent"]) for s in seen} >= {("select", k) for k in range(6)}
     with pytest.raises(ValueError, match="n_jobs must be"):
         regressor(n_jobs="two").fit(X, Y1)
+
+
+@pytest.mark.parametrize(("n_folds", "tried"), [(1, 3), (2, 6)])
+def test_a_selection_fits_each_candidate_on_each_fold(n_folds, tried):
+    seen = []
+    model = regressor(**{**STACK, "n_folds": n_folds}, callback=seen.append).fit(X, Y1)
+    made = {(s["stage"], s["descent"]) for s in seen}
+    assert {k for stage, k in made if stage == "select"} == set(range(tried))
+    assert len([k for stage, k in made if stage == "fit"]) == len(model.warps_)
 
 
 def test_callback_is_told_and_stops():
@@ -526,7 +555,7 @@ def test_methods_need_a_fit():
         ({"noise": 0.0}, "noise must be a positive number, got 0.0"),
         ({"noise": "low"}, "noise must be a positive number, got 'low'"),
         ({"n_warps": 0}, "n_warps must be an integer of at least 1, got 0"),
-        ({"n_folds": 1}, "n_folds must be an integer of at least 2, got 1"),
+        ({"n_folds": 0}, "n_folds must be an integer of at least 1, got 0"),
         ({"selection_rows": 1}, "selection_rows must be an integer of at least 10, got 1"),
         ({"training_rows": 9}, "training_rows must be an integer of at least 10, got 9"),
         ({"max_iter": True}, "max_iter must be an integer of at least 1, got True"),

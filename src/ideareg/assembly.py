@@ -32,7 +32,8 @@ NOISE_FLOOR = 1e-7
 START_NOISE = 0.1
 # Fewer rows than this say nothing about a warp.
 FEWEST_ROWS = 20
-# Up to this many rows every row is held out once; above, a tenth is, and the fits are gone on from.
+# Up to this many rows a third is held out, or every row once where there are folds, and fits start
+# anew with all rows; above, a tenth is, and the fits are gone on from.
 FOLDED_ROWS = 1500
 # How far the targets are bent on which the heaviest candidate, and the next, are tried too.
 BENDS = (0.5, 1.0)
@@ -60,7 +61,7 @@ class Settings:
     noise: float | None
     learn_head: bool
     n_warps: int
-    n_folds: int
+    n_folds: int  # 1: some rows are held out once
     selection_rows: int
     training_rows: int
     max_iter: int
@@ -87,6 +88,16 @@ def candidates(settings: Settings, n: int) -> list[Candidate]:
     if n < FEWEST_ROWS and still:
         return still
     return still + list(dict.fromkeys(warped))
+
+
+def descents_ahead(settings: Settings, n: int, bent: bool) -> int:
+    """Return how many descents a selection on ``n`` rows takes at most, with those that follow."""
+    pool = candidates(settings, n)
+    if len(pool) == 1:
+        return 1
+    tried = len(pool) + (min(len(BENDS), len(pool)) if bent and not settings.bend else 0)
+    few = min(n, settings.selection_rows) <= FOLDED_ROWS
+    return tried * (settings.n_folds if few else 1) + min(tried, settings.n_warps)
 
 
 def control_point_counts(settings: Settings, n: int) -> tuple[int, ...]:

@@ -53,8 +53,9 @@ from ideareg.unseen import JUDGED_ROWS, Residuals, errors_unseen
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
 
-# The rows held out where they are many, and how much the selected fits are gone on with.
-HELD_OUT = 0.1
+# The rows held out where they are many, and where they are few and there are no folds; and how much
+# the selected fits are gone on with.
+HELD_OUT, FEW_HELD_OUT = 0.1, 1 / 3
 CONTINUED = 0.5  # of the iterations
 
 
@@ -134,15 +135,12 @@ class Sums(NamedTuple):
 
 
 def fit_warps(
-    rows: Rows,
-    settings: Settings,
-    random: np.random.RandomState,
-    *,
+    rows: Rows, settings: Settings, random: np.random.RandomState, *,
     bent: Mapping[float, Bent] | None = None,
     start: list[FittedWarp] | None = None,
     report: Report = lambda stage, iteration, record: None,
     sums: Sums = Sums(),  # noqa: B008
-) -> Fitted:
+) -> Fitted:  # fmt: skip
     """Select and fit the warps for canonical, standardised ``rows``.
 
     Parameters
@@ -199,24 +197,39 @@ def fit_warps(
     chosen = np.flatnonzero(weights)
     descents = crew.run([partial(descent, j) for j in chosen], _interrupts)
     decides = selection is not None or any(w.local or w.tails != Tails() for w in start or [])
-    warps: list[FittedWarp] = []
-    result, iterations = Result.interrupted if crew.stopped else Result.converged, 0
-    for j, made in [(j, d) for j, d in zip(chosen, descents, strict=True) if d is not None]:
-        result, iterations = max(result, made.result), iterations + made.iterations
+    made = {int(j): each for j, each in zip(chosen, descents, strict=True) if each is not None}
+    ends = [descent.result for descent in made.values()] + [Result.interrupted] * crew.stopped
+
+    def finish(j: int) -> Callable[..., FittedWarp]:
         data = everything(pool[j].bend), seen(pool[j].bend)
-        finish = partial(_finish, made, pool[j], weights[j], *data, settings)
-        try:
-            warps.append(finish(more, decides))
-        except KeyboardInterrupt:
-            # The descent is worth more than the moment it takes to finish with what it learned.
-            warps.append(finish())
-            result = Result.interrupted
-            break
-    return Fitted(by_weight(warps), selection, weights, result, iterations)
+        return partial(_finish, made[j], pool[j], weights[j], *data, settings)
+
+    crew = Crew(settings.workers if n <= settings.training_rows else 1)  # memory grows by rows
+    warps, cut = _finished([finish(j) for j in made], crew, more, decides)
+    ends += [Result.interrupted] * cut
+    iterations = sum(descent.iterations for descent in made.values())
+    return Fitted(by_weight(warps), selection, weights, max(ends), iterations)
 
 
 def _interrupts(descent: Descent) -> bool:
     return descent.result is Result.interrupted
+
+
+def _finished(
+    finishes: list[Callable[..., FittedWarp]], crew: Crew, *learned: Any
+) -> tuple[list[FittedWarp], bool]:
+    """Return the warps, in full until the user interrupts, and whether that happened."""
+
+    def unless_cut(finish: Callable[..., FittedWarp]) -> FittedWarp | None:
+        try:
+            return finish(*learned)
+        except KeyboardInterrupt:
+            return None
+
+    done = crew.run([partial(unless_cut, each) for each in finishes], lambda warp: warp is None)
+    # A descent is worth more than the moment it takes to finish with what it learned.
+    warps = [warp or finish() for warp, finish in zip(done, finishes, strict=True)]
+    return warps, None in done
 
 
 def _select(
@@ -236,6 +249,8 @@ def _select(
     assembler = Assembler(rows, settings, seed, capacity, bent)
     if len(rows) > FOLDED_ROWS:
         fold = hold_out(len(rows), HELD_OUT, random)
+    elif settings.n_folds == 1:
+        fold = hold_out(len(rows), FEW_HELD_OUT, random)
     else:
         fold = folds(len(rows), min(settings.n_folds, len(rows)), random)
 

@@ -36,7 +36,8 @@ HEADS = ("auto", "exact", "sparse")
 
 def read_settings(model: Any) -> Settings:
     """Check the parameters of an estimator and return them in their final types."""
-    least_counts = {"n_warps": 1, "n_folds": 2, "max_iter": 1, "depth": 0}
+    folds = 2 if is_classifier(model) else 1
+    least_counts = {"n_warps": 1, "n_folds": folds, "max_iter": 1, "depth": 0}
     for name, least in {**least_counts, "selection_rows": 10, "training_rows": 10}.items():
         check_integer(name, getattr(model, name), least)
     for name in ("nugget", "tol"):
