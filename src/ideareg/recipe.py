@@ -226,7 +226,11 @@ def _finished(
         except KeyboardInterrupt:
             return None
 
-    done = crew.run([partial(unless_cut, each) for each in finishes], lambda warp: warp is None)
+    jobs = [partial(unless_cut, each) for each in finishes]
+    try:
+        done = crew.run(jobs, lambda warp: warp is None)
+    except KeyboardInterrupt:  # before anything was done
+        done = [None] * len(jobs)
     # A descent is worth more than the moment it takes to finish with what it learned.
     warps = [warp or finish() for warp, finish in zip(done, finishes, strict=True)]
     return warps, None in done

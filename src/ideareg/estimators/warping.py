@@ -122,9 +122,9 @@ class WarpingRegressor(
     n_warps : int, default=5
         Warps in the stack at most; 1 gives a single flow to look at.
     n_folds : int, default=3
-        Folds of the selection up to 1500 rows; 1 holds out a third of them once, for nearly half of
-        the time. Above, one tenth is held out instead, and the selected fits are gone on from with
-        all rows.
+        Folds of the selection up to 1500 rows; 1 holds out a third of them once, which takes half
+        of the descents. Above, one tenth is held out instead, and the selected fits are gone on
+        from with all rows.
     selection_rows : int, default=5000
         Rows that the selection looks at, at most.
     training_rows : int, default=50000
