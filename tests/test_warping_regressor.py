@@ -587,6 +587,30 @@ def test_descents_see_the_training_rows_and_all_rows_condition_the_head(monkeypa
     np.testing.assert_array_equal(few.predict(AT), all_rows.predict(AT))
 
 
+@pytest.mark.parametrize(
+    "changes, going_on",
+    [
+        ({}, True),
+        ({"selection_rows": 150}, False),
+        ({"training_rows": 150}, False),
+        ({**ROWS, "head": "exact", "selection_rows": 350}, False),
+    ],
+    ids=str,
+)
+def test_selected_fits_are_gone_on_with_where_they_saw_rows_enough(changes, going_on, monkeypatch):
+    starts, descend = [], recipe.descend
+
+    def spy(problem, **options):
+        starts.append(np.asarray(problem.model.warp.momentum))
+        return descend(problem, **options)
+
+    monkeypatch.setattr(recipe, "FOLDED_ROWS", 300)
+    monkeypatch.setattr(recipe, "descend", spy)
+    options = {"nu": (np.inf, 0.5), "n_warps": 2, "max_iter": 2, "target_power": False, **changes}
+    model = regressor(**options).fit(*table(400))
+    assert any(start.any() for start in starts[-len(model.warps_) :]) == going_on
+
+
 def with_entry(A, value, dtype=float):
     A = np.array(A, dtype=dtype)
     A.flat[3] = value

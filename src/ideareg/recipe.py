@@ -190,7 +190,7 @@ def fit_warps(
         problem, share = assembler.problem(pool[j]), 1.0
         if start is not None:
             problem = _continue_from(problem, start[j].model)
-        elif selection is not None and n > FOLDED_ROWS:
+        elif selection is not None and _goes_on(settings, n):
             problem, share = _continue_from(problem, selection.descents[j].model), CONTINUED
         return _settled(fit("fit", problem, j, share=share), problem, settings, fit)
 
@@ -340,6 +340,14 @@ def _unexplained(
         return None, Tails()
     local, errors = learned or (None, errors_unseen(fitted, undoing, residuals))
     return local, learn_tails(fitted, errors, heavy)
+
+
+def _goes_on(settings: Settings, n: int) -> bool:
+    """Whether the selected fits are gone on with: where all have the same shapes and points."""
+    selected = min(n, settings.selection_rows)
+    if settings.control_rows:
+        return FOLDED_ROWS < n == selected
+    return min(selected, settings.training_rows) > FOLDED_ROWS
 
 
 def _continue_from(problem: Problem, model: Model) -> Problem:
