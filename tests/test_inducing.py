@@ -83,6 +83,29 @@ def test_how_many_join():
     assert all(n * (256 + joining(n, 256)) ** 2 <= 1.01e12 for n in (10**5, 10**6))
 
 
+@pytest.mark.parametrize("n", [100, 1600, 7372, 41_000, 10**6])
+def test_final_fits_have_more_points_while_rows_allow_it(n):
+    points = assembly.final_inducing_points(n)
+    assert points >= assembly.inducing_points(n)
+    assert points == assembly.inducing_points(n) or n * points**2 <= assembly.FINAL_WORK
+
+
+def test_points_that_join_a_trial_change_nothing_but_the_room(double_precision):
+    problem = make_problem("sparse", size=0.3)
+    warp, head = problem.model.warp, problem.model.head
+    joined, present = np.asarray(problem.rows.X)[:4], np.array([1.0, 1.0, 1.0, 0.0])
+    grown = inducing.enlarged(warp, head, joined, present)
+    count = len(head.inducing)
+    np.testing.assert_allclose(grown.inducing[count:], warp(joined), rtol=1e-12)
+    np.testing.assert_array_equal(grown.present[count:], present)
+    np.testing.assert_array_equal(grown.inducing[:count], head.inducing)
+    assert grown.jitter == head.jitter
+    # More inducing points only tighten the bound of the evidence.
+    flow = warp.along(warp.trajectory())
+    one, more = (h.charge("evidence", flow, problem.rows) for h in (head, grown))
+    assert more < one
+
+
 @pytest.fixture
 def few_learned(monkeypatch):
     """Sixteen points are learned, and half of the rows are points in the end."""

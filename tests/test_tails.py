@@ -12,7 +12,7 @@ import ideareg
 from ideareg import HeteroscedasticRegressor, WarpingRegressor, distributed
 from ideareg.tails import LEAST_FREEDOM, MOST_FREEDOM, Tails, learn_tails
 from ideareg.uncertainty import concluded, predict_moments
-from ideareg.unseen import JUDGED_ROWS, Errors, Residuals, errors_unseen, judged
+from ideareg.unseen import ALONE_ROWS, Errors, Residuals, errors_unseen, judged, unseen
 
 SMALL = {
     "n_control_points": 5,
@@ -85,13 +85,21 @@ def test_a_row_of_weight_two_is_two_rows(fitted):
 
 
 def test_only_some_of_many_rows_are_judged(double_precision):
-    problem = make_problem("sparse", size=0.3, rows=sample(JUDGED_ROWS + 40))
+    problem = make_problem("sparse", size=0.3, rows=sample(ALONE_ROWS + 40))
     fitted, undoing = concluded(problem.model, problem.rows)
-    every, some = (Residuals.of(fitted, problem.rows, most) for most in (None, JUDGED_ROWS))
-    assert (len(every.rows), len(some.rows)) == (JUDGED_ROWS + 40, JUDGED_ROWS)
-    assert_array_equal(every.rows[judged(len(every.rows))], some.rows)
+    every, some = (Residuals.of(fitted, problem.rows, most) for most in (None, ALONE_ROWS))
+    assert (len(every.rows), len(some.rows)) == (ALONE_ROWS + 40, ALONE_ROWS)
+    assert_array_equal(every.rows[judged(len(every.rows), ALONE_ROWS)], some.rows)
     one, other = (errors_unseen(fitted, undoing, each) for each in (every, some))
     assert_allclose(one.squares, other.squares, rtol=1e-9)
+
+
+def test_errors_are_those_of_which_neighbours_are_told(double_precision):
+    problem = make_problem("sparse", size=0.3, rows=sample(60))
+    fitted, undoing = concluded(problem.model, problem.rows)
+    residuals, every = Residuals.of(fitted, problem.rows), np.arange(60)
+    own, _ = unseen(fitted, undoing, residuals, every, np.empty((60, 0), np.intp))
+    assert_allclose(errors_unseen(fitted, undoing, residuals).squares, own**2, rtol=1e-9)
 
 
 RNG = np.random.default_rng(0)

@@ -24,7 +24,7 @@ from sklearn.gaussian_process.kernels import Matern
 from sklearn.kernel_ridge import KernelRidge
 
 import ideareg
-from ideareg import WarpingRegressor, recipe
+from ideareg import WarpingRegressor, assembly, recipe
 from ideareg import kernels as ik
 from ideareg._rows import in_chunks
 from ideareg.stack import noise as noise_of
@@ -591,9 +591,9 @@ def test_descents_see_the_training_rows_and_all_rows_condition_the_head(monkeypa
     "changes, going_on",
     [
         ({}, True),
-        ({"selection_rows": 150}, False),
-        ({"training_rows": 150}, False),
-        ({**ROWS, "head": "exact", "selection_rows": 350}, False),
+        ({"selection_rows": 30}, False),
+        ({"training_rows": 30}, False),
+        ({**ROWS, "head": "exact", "selection_rows": 80}, False),
     ],
     ids=str,
 )
@@ -601,14 +601,21 @@ def test_selected_fits_are_gone_on_with_where_they_saw_rows_enough(changes, goin
     starts, descend = [], recipe.descend
 
     def spy(problem, **options):
-        starts.append(np.asarray(problem.model.warp.momentum))
+        starts.append(problem.model)
         return descend(problem, **options)
 
-    monkeypatch.setattr(recipe, "FOLDED_ROWS", 300)
     monkeypatch.setattr(recipe, "descend", spy)
-    options = {"nu": (np.inf, 0.5), "n_warps": 2, "max_iter": 2, "target_power": False, **changes}
-    model = regressor(**options).fit(*table(400))
-    assert any(start.any() for start in starts[-len(model.warps_) :]) == going_on
+    monkeypatch.setattr(recipe, "FOLDED_ROWS", 60)
+    monkeypatch.setattr(assembly, "FEWEST_INDUCING", 8)
+    monkeypatch.setattr(assembly, "INDUCING_STEP", 8)
+    monkeypatch.setattr(assembly, "FINAL_SHARE", 0.5)  # more points than in the selection
+    options = {"nu": (np.inf, 0.5), "n_warps": 2, "max_iter": 3, "target_power": False, **changes}
+    model = regressor(**{"head": "sparse", **options}).fit(*table(90))
+    final = starts[-len(model.warps_) :]
+    assert any(start.warp.momentum.any() for start in final) == going_on
+    if going_on:
+        assert {len(start.head.inducing) for start in starts[: -len(final)]} == {24}
+        assert {len(start.head.inducing) for start in final} == {40}
 
 
 def with_entry(A, value, dtype=float):

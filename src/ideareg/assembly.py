@@ -6,6 +6,7 @@ function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ideareg._rows import Bent, Rows, bucket, centres, column_bucket, draw, pad
 from ideareg.blocks import Warp
-from ideareg.inducing import joining
+from ideareg.inducing import enlarged, joining
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractKernel, Kernel
 from ideareg.pointwise import AbstractPointwise
@@ -41,6 +42,9 @@ BENDS = (0.5, 1.0)
 FEW_ROWS, FEW_POINTS, MANY_POINTS = 2000, 20, 50
 # Inducing points by default: a quarter of the rows, in steps, within these bounds.
 FEWEST_INDUCING, INDUCING_STEP, MOST_INDUCING = 128, 64, 256
+# Fits that are no trial may have more: an eighth of the rows, within this, and while rows × points²
+# are no more than this.
+FINAL_SHARE, MOST_FINAL, FINAL_WORK = 1 / 8, 512, 2e9
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,18 @@ def inducing_points(n: int) -> int:
     return int(np.clip(wanted, FEWEST_INDUCING, MOST_INDUCING))
 
 
+def final_inducing_points(n: int) -> int:
+    """Return the default number of inducing points for ``n`` rows where a fit is no trial.
+
+    Examples
+    --------
+    >>> [final_inducing_points(n) for n in (1000, 3000, 7000, 10_000, 50_000)]
+    [256, 320, 512, 384, 256]
+    """
+    most = min(FINAL_SHARE * n, MOST_FINAL, math.sqrt(FINAL_WORK / n))
+    return max(inducing_points(n), INDUCING_STEP * int(most // INDUCING_STEP))
+
+
 def batch(rows: Rows, settings: Settings) -> Batch:
     """Return the rows padded to their bucket, with weight 0."""
     n, d = rows.X.shape
@@ -137,6 +153,8 @@ class Assembler:
         The padded rows.
     readings : dict of Batch
         The same with the targets of each bend; 0 has the ordinary ones.
+    n_inducing : int
+        Of a sparse head; more by default in a ``final`` fit.
     """
 
     def __init__(
@@ -146,6 +164,8 @@ class Assembler:
         seed: int,
         capacity: int,
         bent: Mapping[float, Bent] | None = None,
+        *,
+        final: bool = False,
     ) -> None:
         self.rows, self.settings, self.seed, self.capacity = rows, settings, seed, capacity
         self.batch = batch(rows, settings)
@@ -153,7 +173,8 @@ class Assembler:
         self.readings = {0.0: self.batch}
         for bend, each in (bent or {}).items():
             self.readings[bend] = self.batch._replace(Y=pad(each.Y, size))
-        self.n_inducing = settings.n_inducing or inducing_points(len(rows))
+        wanted = final_inducing_points if final else inducing_points
+        self.n_inducing = settings.n_inducing or wanted(len(rows))
         self._centres: dict[int, Floats] = {}
 
     def centres(self, count: int) -> Floats:
@@ -221,6 +242,16 @@ class Assembler:
         free = {k: learned + 0 * common[k] for k in names}
         free["inducing"] = np.repeat(present[:, None], d, axis=1)
         return head, replace(zeros(head), **free)
+
+    def grown(self, model: Model) -> Model:
+        """Return the model of a trial with as many inducing points as a sparse head has here."""
+        warp, head = model.warp, model.head
+        if not isinstance(head, SparseHead) or len(head.inducing) == self.n_inducing:
+            return model
+        missing = self.n_inducing - len(head.inducing)
+        points = self.centres(missing)
+        present = pad(np.ones(len(points)), missing)
+        return Model(warp, enlarged(warp, head, pad(points, missing), present))
 
     def joining(self, total: int, random: np.random.RandomState) -> Floats | None:
         """Return rows that join the inducing points, if any of ``total`` padded rows are to."""

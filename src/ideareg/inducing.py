@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 from scipy.optimize import minimize
 
-from ideareg._types import Points
+from ideareg._types import Points, Scalar
 from ideareg.blocks import Warp
 from ideareg.readout import Batch, SparseHead, Spectrum
 from ideareg.shooting import Trajectory
@@ -43,6 +43,12 @@ def joining(rows: int, learned: int) -> int:
     """
     points = min(int(SHARE * rows), MOST_POINTS, int(math.sqrt(MOST_WORK / rows)))
     return max(points - learned, 0)
+
+
+def enlarged(warp: Warp, head: SparseHead, joined: Points, present: Array) -> SparseHead:
+    """Return the head with points, before the warp, that join its inducing ones where present."""
+    grown: SparseHead = _joined(warp, head, joined, present, head.jitter)[0]
+    return jax.tree.map(np.asarray, grown)
 
 
 def conclude_with(
@@ -76,7 +82,8 @@ def conclude_with(
     Array
         What the head undoes.
     """
-    head, D, trajectory = _joined(model.warp, model.head, joined)
+    present = np.ones(len(joined))
+    head, D, trajectory = _joined(model.warp, model.head, joined, present, JITTER)
     spectrum = _seen(model.warp, trajectory, head, rows)
     if learn:
         head = most_likely(head, spectrum)
@@ -114,11 +121,12 @@ def most_likely(head: SparseHead, spectrum: Spectrum) -> SparseHead:
 
 
 @jax.jit
-def _joined(warp: Warp, head: SparseHead, joined: Array) -> tuple[SparseHead, Array, Trajectory]:
+def _joined(
+    warp: Warp, head: SparseHead, joined: Array, present: Array, jitter: Scalar
+) -> tuple[SparseHead, Array, Trajectory]:
     D, trajectory = shot(warp)
     points = jnp.concatenate([head.inducing, warp.along(trajectory)(joined)])
-    present = jnp.concatenate([head.present, jnp.ones(len(joined))])
-    leaves = [points, present, jnp.asarray(JITTER)]
+    leaves = [points, jnp.concatenate([head.present, present]), jnp.asarray(jitter)]
     return eqx.tree_at(lambda h: [h.inducing, h.present, h.jitter], head, leaves), D, trajectory
 
 

@@ -48,7 +48,7 @@ from ideareg.sparsity import settle
 from ideareg.tails import Tails, learn_tails
 from ideareg.training import Descent, Evaluate, Model, Problem, descend, evaluator
 from ideareg.uncertainty import Predictor, at_depth, concluded
-from ideareg.unseen import JUDGED_ROWS, Residuals, errors_unseen
+from ideareg.unseen import ALONE_ROWS, Residuals, errors_unseen
 
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
@@ -181,7 +181,8 @@ def fit_warps(
 
     # Every row conditions the head; the descents see as many as settle what they learn.
     index = draw(n, n if settings.control_rows else settings.training_rows, random)
-    assembler = Assembler(rows.take(index), settings, seed, capacity, _taken(bent, index))
+    targets = _taken(bent, index)
+    assembler = Assembler(rows.take(index), settings, seed, capacity, targets, final=True)
 
     seen = cache(lambda bend: sums.share(assembler.readings[bend]))
     more = assembler.joining(len(everything(pool[weights.argmax()].bend).X), random)
@@ -191,7 +192,8 @@ def fit_warps(
         if start is not None:
             problem = _continue_from(problem, start[j].model)
         elif selection is not None and _goes_on(settings, n):
-            problem, share = _continue_from(problem, selection.descents[j].model), CONTINUED
+            found = assembler.grown(selection.descents[j].model)
+            problem, share = _continue_from(problem, found), CONTINUED
         return _settled(fit("fit", problem, j, share=share), problem, settings, fit)
 
     chosen = np.flatnonzero(weights)
@@ -334,7 +336,7 @@ def _unexplained(
     heavy = settings.tails is True or (settings.tails == "auto" and decides)
     if not near and not heavy:
         return None, Tails()
-    residuals = Residuals.of(fitted, rows, None if near else JUDGED_ROWS)
+    residuals = Residuals.of(fitted, rows, None if near else ALONE_ROWS)
     learned = learn_local(fitted, undoing, residuals, gain or 0.0) if near else None
     if learned is None and not heavy:
         return None, Tails()

@@ -28,8 +28,8 @@ from ideareg.uncertainty import Predictor, predict_mean
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-# Rows that are left out, at most.
-JUDGED_ROWS = 500
+# Rows that are left out, at most, where what that does to others matters, and where it does not.
+JUDGED_ROWS, ALONE_ROWS = 500, 2000
 # The least that a row's own target leaves open of it.
 LEAST_OPEN = 1e-6
 
@@ -58,7 +58,7 @@ class Residuals(NamedTuple):
         """
         there = np.flatnonzero(np.asarray(batch.weight) > 0)
         if most is not None and len(there) > most:
-            there = there[judged(len(there))]
+            there = there[judged(len(there), most)]
         X, Y, weight = (np.asarray(part)[there] for part in batch)
         (mean,) = in_chunks(lambda A: (predict_mean(fitted, A),), X)
         return cls(X, Y - mean, weight)
@@ -82,9 +82,9 @@ class Errors(NamedTuple):
     weight: Floats
 
 
-def judged(n: int) -> Ints:
+def judged(n: int, most: int = JUDGED_ROWS) -> Ints:
     """Return which of ``n`` rows are left out, in order."""
-    return np.sort(np.random.RandomState(0).permutation(n)[:JUDGED_ROWS])
+    return np.sort(np.random.RandomState(0).permutation(n)[:most])
 
 
 def errors_unseen(fitted: Predictor, undoing: Array, residuals: Residuals) -> Errors:
@@ -97,9 +97,9 @@ def errors_unseen(fitted: Predictor, undoing: Array, residuals: Residuals) -> Er
         See `ideareg.readout.AbstractProcess.conditioned`.
     residuals : Residuals
     """
-    some = judged(len(residuals.rows))
-    own, _ = unseen(fitted, undoing, residuals, some, np.empty((len(some), 0), np.intp))
-    return Errors(residuals.rows[some], own**2, np.ones((len(some), 1)), residuals.weight[some])
+    rows, values, weight = (each[judged(len(each), ALONE_ROWS)] for each in residuals)
+    (own,) = in_chunks(lambda A: _leverage(fitted, undoing, A), rows)
+    return Errors(rows, _left_out(values, own) ** 2, np.ones((len(rows), 1)), weight)
 
 
 def unseen(
@@ -116,8 +116,18 @@ def unseen(
     column = np.arange(len(some))
     hat = followed[at[: near.size].reshape(near.shape), column[:, None]]
     own = followed[at[near.size :], column]
-    errors = values[some] / np.maximum(1 - own, LEAST_OPEN)[:, None]
+    errors = _left_out(values[some], own)
     return errors, values[near] + hat[..., None] * errors[:, None]
+
+
+def _left_out(residuals: Floats, leverage: Floats) -> Floats:
+    return residuals / np.maximum(1 - leverage, LEAST_OPEN)[:, None]
+
+
+@jax.jit
+def _leverage(fitted: Predictor, undoing: Array, X: Array) -> tuple[Array]:
+    """Return how the mean at each row follows its own target, (n,)."""
+    return (((fitted.posterior.cross(fitted.flow(X)) @ undoing.T) ** 2).sum(1),)
 
 
 @jax.jit
