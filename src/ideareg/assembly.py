@@ -42,9 +42,9 @@ BENDS = (0.5, 1.0)
 FEW_ROWS, FEW_POINTS, MANY_POINTS = 2000, 20, 50
 # Inducing points by default: a quarter of the rows, in steps, within these bounds.
 FEWEST_INDUCING, INDUCING_STEP, MOST_INDUCING = 128, 64, 256
-# Fits that are no trial may have more: an eighth of the rows, within this, and while rows × points²
-# are no more than this.
-FINAL_SHARE, MOST_FINAL, FINAL_WORK = 1 / 8, 512, 2e9
+# Fits that are no trial of a selection may have more: a share of the rows, within bounds on the
+# points and on rows × points².
+FINAL_SHARE, MOST_FINAL, FINAL_WORK = 1 / 8, 384, 1.2e9
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,12 @@ def inducing_points(n: int) -> int:
 
 
 def final_inducing_points(n: int) -> int:
-    """Return the default number of inducing points for ``n`` rows where a fit is no trial.
+    """Return the default number of inducing points of a fit to ``n`` rows that is no trial.
 
     Examples
     --------
     >>> [final_inducing_points(n) for n in (1000, 3000, 7000, 10_000, 50_000)]
-    [256, 320, 512, 384, 256]
+    [256, 320, 384, 320, 256]
     """
     most = min(FINAL_SHARE * n, MOST_FINAL, math.sqrt(FINAL_WORK / n))
     return max(inducing_points(n), INDUCING_STEP * int(most // INDUCING_STEP))

@@ -86,10 +86,10 @@ class WarpingRegressor(
         ``n_inducing`` rows.
     n_inducing : int, default=None
         Number of inducing points of the sparse head, learned with the warp. None means a quarter of
-        the rows in steps of 64, at least 128 and at most 256, and after the selection an eighth of
-        the rows if that is more, up to 512 at 7,600 rows and fewer beyond; when the head is
-        conditioned, rows drawn at random join them, up to about a quarter of the rows and 2048,
-        fewer beyond 238,000 rows.
+        the rows in steps of 64, at least 128 and at most 256; but for the trials of a selection, an
+        eighth of the rows where that is more, at most 384 and fewer beyond 8,100 rows. When the
+        head is conditioned, rows drawn at random join them, up to about a quarter of the rows and
+        2048, fewer beyond 238,000 rows.
     loss : {"evidence", "squared", "optimal_recovery", "epsilon_insensitive"}, default="evidence"
         Negative log marginal likelihood, or the losses of the theory; the latter need
         ``learn_head=False``. The last is that of support vector regression: it takes one ``nu``,
