@@ -37,6 +37,7 @@ ORDER = [
     "prior",
     "hamiltonian",
     "integrators",
+    "adjoint",
     "shooting",
     "blocks",
     "relaxation",

@@ -51,10 +51,14 @@ class AbstractIntegrator(eqx.Module):
         Order of the global error in the step size.
     symplectic : bool
         Whether the map is (conjugate to) a symplectic one, so that energy errors stay bounded.
+    explicit : bool
+        Whether it only evaluates the field; else it solves equations, with derivatives that take
+        forward mode.
     """
 
     order: eqx.AbstractClassVar[int]
     symplectic: eqx.AbstractClassVar[bool]
+    explicit: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def advance(
@@ -103,6 +107,7 @@ class SymplecticEuler(AbstractIntegrator):
 
     order: ClassVar[int] = 1
     symplectic: ClassVar[bool] = True
+    explicit: ClassVar[bool] = False
 
     def advance(
         self, ham: Hamiltonian, state: State, h: Scalar | float
@@ -125,6 +130,7 @@ class ImplicitMidpoint(AbstractIntegrator):
 
     order: ClassVar[int] = 2
     symplectic: ClassVar[bool] = True
+    explicit: ClassVar[bool] = False
 
     def advance(
         self, ham: Hamiltonian, state: State, h: Scalar | float
@@ -153,6 +159,7 @@ class StormerVerlet(AbstractIntegrator):
 
     order: ClassVar[int] = 2
     symplectic: ClassVar[bool] = True
+    explicit: ClassVar[bool] = False
 
     def advance(
         self, ham: Hamiltonian, state: State, h: Scalar | float
@@ -181,6 +188,7 @@ class RK4(AbstractIntegrator):
 
     order: ClassVar[int] = 4
     symplectic: ClassVar[bool] = False
+    explicit: ClassVar[bool] = True
 
     def advance(
         self, ham: Hamiltonian, state: State, h: Scalar | float
@@ -228,6 +236,7 @@ class Leapfrog(AbstractIntegrator):
 
     order: ClassVar[int] = 1
     symplectic: ClassVar[bool] = False
+    explicit: ClassVar[bool] = True
 
     def advance(
         self, ham: Hamiltonian, state: State, h: Scalar | float
@@ -262,6 +271,7 @@ class Geodesic(AbstractIntegrator):
 
     order: ClassVar[int] = 1
     symplectic: ClassVar[bool] = False
+    explicit: ClassVar[bool] = True
 
     def advance(
         self, ham: Hamiltonian, state: State, h: Scalar | float

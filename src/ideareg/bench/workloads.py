@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ideareg.adjoint import for_reverse_mode
 from ideareg.bench.clock import Call, Job, Timing, clock, peak_memory
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import RK4, Geodesic
@@ -69,12 +70,14 @@ def shooting(job: Job) -> Call:
     Y = X + 0.1
     if job.method == "torch":
         return _torch_shooting(X, p, Y, job.depth)
+    scheme = RK4()
 
     def flow(p: Any) -> Any:
         if job.method == "formed":
             return _by_matrices(X, p, job.depth, jnp), _energy(X, p, jnp)
-        ham, start = Hamiltonian(Gaussian()), State(jnp.asarray(X), p)
-        return shoot(ham, start, job.depth, RK4()).q[-1], ham.energy(start)
+        ham = for_reverse_mode(Hamiltonian(Gaussian()), scheme)
+        start = State(jnp.asarray(X), p)
+        return shoot(ham, start, job.depth, scheme).q[-1], ham.energy(start)
 
     def value(p: Any) -> Any:
         q, energy = flow(p)

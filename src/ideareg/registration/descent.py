@@ -22,6 +22,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from ideareg._linalg import cholesky_with_jitter
 from ideareg._types import Points, Result, Scalar
+from ideareg.adjoint import for_reverse_mode
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import Kernel
@@ -92,7 +93,7 @@ class Problem(eqx.Module):
 
     def value(self, z: Any, C: Any) -> Scalar:
         """Return the objective."""
-        ham = Hamiltonian(self.kernel)
+        ham = for_reverse_mode(Hamiltonian(self.kernel), self.integrator)
         start = State(self.control_points, self.momentum(z, C))
         path = shoot(ham, start, self.depth, self.integrator)
         moved = path.final.q
