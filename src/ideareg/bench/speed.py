@@ -50,7 +50,7 @@ TASKS = {
     "shooting": Task(shooting, ("ideareg", "formed", "torch"), (Size(3_000),)),
     "small shooting": Task(shooting, ("ideareg", "formed", "torch"), (Size(200),), ("float64",)),
     "prediction": Task(prediction, ALONE, (Size(100_000, depth=4),), ("float32", "float64")),
-    "fit": Task(whole_fit, ("ideareg", "sklearn GP"), (Size(2_000),), ("float64",)),
+    "fit": Task(whole_fit, ("ideareg", "one warp", "sklearn GP"), (Size(2_000),), ("float64",)),
     "product by n": Task(product, ALONE, (Size(5_000), Size(20_000), Size(100_000))),
     "shooting by n": Task(shooting, ALONE, (Size(500), Size(1_000), Size(2_000), Size(4_000))),
     "shooting by d": Task(shooting, ALONE, (Size(1_000, 5), Size(1_000, 10), Size(1_000, 20))),
