@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 
 KERNELS = [
     ik.Gaussian([0.7, 1.3, 2.0]),
+    ik.Matern12(1.1),
     ik.Matern32(0.9),
     ik.Matern52([1.0, 0.5, 3.0]),
     2.0 * (ik.Gaussian(0.4) + 0.5 * ik.Matern52(3.0)),

@@ -19,7 +19,6 @@ descent takes about 0.6 of the time that reverse mode takes by itself.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -34,17 +33,25 @@ from ideareg._types import Momenta, Points
 from ideareg.hamiltonian import FIELD, Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels.base import Scaled, Sum, map_row_tiles
-from ideareg.kernels.scalar import AbstractStationary, rescale
+from ideareg.kernels.scalar import (
+    AbstractStationary,
+    Gaussian,
+    Matern12,
+    Matern32,
+    Matern52,
+    rescale,
+)
 
 _Pair = tuple[Points, Momenta]
+
+RADIAL = (Gaussian, Matern12, Matern32, Matern52)  # functions of distance, all but for their length
 
 
 def for_reverse_mode(ham: Hamiltonian, integrator: AbstractIntegrator) -> Hamiltonian:
     """Return ``ham`` with the pull-back of its field written out, where that can be done.
 
-    Values are the same. It takes an explicit integrator, and a kernel of `ideareg.kernels` that is
-    a function of distance with no number but its length, or a sum of multiples of such; anything
-    else comes back as it is.
+    Values are the same. It takes an explicit integrator, and a Gaussian or Matern kernel or a sum
+    of multiples of such; anything else comes back as it is.
 
     Parameters
     ----------
@@ -78,11 +85,12 @@ def _terms(kernel: Any) -> list[tuple[Any, AbstractStationary]]:
         return left + right if left and right else []
     if isinstance(kernel, Scaled):
         return [(kernel.scale * scale, part) for scale, part in _terms(kernel.kernel)]
-    simple = isinstance(kernel, AbstractStationary) and len(dataclasses.fields(kernel)) == 1
-    return [(1.0, kernel)] if simple else []
+    return [(1.0, kernel)] if type(kernel) in RADIAL else []
 
 
 class _WrittenOut(Hamiltonian):
+    """What `for_reverse_mode` returns."""
+
     def field(self, state: State) -> State:
         """Return q̇ and ṗ, each term of the kernel in units in which its length is 1."""
         q, p = state.q, state.p
