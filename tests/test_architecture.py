@@ -50,6 +50,7 @@ ORDER = [
     "training",
     "uncertainty",
     "inducing",
+    "further",
     "unseen",
     "local",
     "tails",

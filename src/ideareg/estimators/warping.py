@@ -23,6 +23,7 @@ from ideareg.estimators._base import (
     with_callbacks,
 )
 from ideareg.estimators._bounds import BoundsMixin
+from ideareg.estimators._further import PartialFitMixin
 from ideareg.estimators._predictive import PredictiveMixin
 from ideareg.estimators._robust import RobustnessMixin
 from ideareg.estimators._settings import read_settings
@@ -41,6 +42,7 @@ LEAST_BEND = 0.1
 
 class WarpingRegressor(
     BoundsMixin,
+    PartialFitMixin,
     PredictiveMixin,
     RobustnessMixin,
     SavingMixin,
@@ -300,7 +302,9 @@ class WarpingRegressor(
         ValueError
             For parameters out of range, and for X or y that is not a finite numeric table.
         """
-        settings = read_settings(self)
+        return self._fit(read_settings(self), X, y, sample_weight)
+
+    def _fit(self, settings: Settings, X: Any, y: Any, sample_weight: Any) -> WarpingRegressor:
         rows = self._rows(X, y, sample_weight)
         merged = canonical(*rows)
         if self.local is True and len(merged) > MOST_ROWS:
