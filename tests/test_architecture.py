@@ -86,6 +86,7 @@ ORDER = [
     "_torch",
     "export",
     "tables",
+    "pieces",
     "plotting.style",
     "plotting.fits",
     "plotting.networks",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -72,6 +74,8 @@ class _Fit(NamedTuple):
     warped: HeldOut | None
     plain: HeldOut | None
     seconds: float
+    rows: int  # fitted in all
+    streamed: bool
 
 
 def _split(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,12 +92,22 @@ def _split(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit(
-    features: pd.DataFrame, y: np.ndarray, share: float, seed: int, warp: bool, head: bool
+    features: pd.DataFrame,
+    y: np.ndarray,
+    share: float,
+    seed: int,
+    warp: bool,
+    head: bool,
+    rest: Iterable[tuple[Any, Any]] | None = None,
 ) -> _Fit:
-    """Fit the rows that are not held out; ``head`` asks for the scores without a warp too."""
+    """Fit the rows that are not held out; ``head`` asks for the scores without a warp too.
+
+    The ``rest`` of a table comes in pieces, which count after the first fit.
+    """
     from sklearn.base import clone
 
     from ideareg.estimators.warping import WarpingRegressor
+    from ideareg.pieces import fit_in_pieces
     from ideareg.report import held_out
     from ideareg.tables import table_pipeline
 
@@ -106,12 +120,16 @@ def _fit(
         regressor.set_params(nu=math.inf)
     start = time.perf_counter()
     model = table_pipeline(features.iloc[train], regressor)
-    model.fit(features.iloc[train], y[train])
+    if rest is None:
+        model.fit(features.iloc[train], y[train])
+        rows = len(train)
+    else:
+        rows = fit_in_pieces(model, chain([(features.iloc[train], y[train])], rest), _show_rows)
     seconds = time.perf_counter() - start
     if not len(test):
-        return _Fit(model, train, test, None, None, seconds)
-    rows, targets = features.iloc[test], y[test]
-    warped, plain = held_out(model, rows, targets), None
+        return _Fit(model, train, test, None, None, seconds, rows, rest is not None)
+    unseen, targets = features.iloc[test], y[test]
+    warped, plain = held_out(model, unseen, targets), None
     if warp and head:
         bent = bool((model[-1].target_power_[0] != 1).any())
         alone = clone(model).set_params(
@@ -120,8 +138,13 @@ def _fit(
             regress__local=bool(model[-1].local_share_.any()),
             regress__tails=bool((model[-1].tail_freedom_ < math.inf).any()),
         )
-        plain = held_out(alone.fit(features.iloc[train], y[train]), rows, targets)
-    return _Fit(model, train, test, warped, plain, seconds)
+        plain = held_out(alone.fit(features.iloc[train], y[train]), unseen, targets)
+    return _Fit(model, train, test, warped, plain, seconds, rows, rest is not None)
+
+
+def _show_rows(rows: int) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"\r{rows:,} rows", err=True, nl=False)
 
 
 def _scores(fit: _Fit) -> str:
@@ -153,8 +176,16 @@ def fit(
     ] = 0.1,
     warp: Annotated[bool, typer.Option("--warp/--no-warp", help="Learn a warp.")] = True,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Save a model fitted once more, on all rows.")
+        bool, typer.Option("--refit", help="Save a model of all rows, the held-out ones too.")
     ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Learn from so many rows, read the others piece by piece: .parquet, .csv, "
+            "or a folder of Parquet files.",
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Fit a table and show held-out scores with and without the warp.
@@ -162,6 +193,10 @@ def fit(
     A tenth of the rows (at least 20) is held out for the scores. The saved model is the one that
     was scored, unless --refit asks for all rows; --test-size 0 fits all rows, without scores.
     Numbers, categories, booleans and gaps are taken as they are.
+
+    With --sample 50000 the table may be larger than memory. So many rows, drawn at random, decide
+    everything but the regressor after the warp, which the others then condition too; the rows held
+    out are some of the sample.
     """
     with mistakes_in_one_line():
         from ideareg import persistence, tables
@@ -171,17 +206,35 @@ def fit(
                 persistence.check_writable(path)
         if report is not None:
             tables.require("matplotlib", "plot")
-        frame = tables.read_table(data, encoding)
-        features, y = tables.split_target(frame, target, drop or ())
-        result = _fit(features, y, test_size, seed, warp, head=True)
+        rest = None
+        if sample is not None:
+            features, y, rest = _sampled(data, target, drop or (), encoding, sample, seed)
+        else:
+            frame = tables.read_table(data, encoding)
+            features, y = tables.split_target(frame, target, drop or ())
+        result = _fit(features, y, test_size, seed, warp, head=sample is None, rest=rest)
         typer.echo(
-            f"{data.name}: {len(y):,} rows, {features.shape[1]} columns, target {target}. "
-            f"Fitted {len(result.train):,} rows in {result.seconds:.0f} s; "
+            f"{data.name}: {result.rows + len(result.test):,} rows, {features.shape[1]} columns, "
+            f"target {target}. Fitted {result.rows:,} rows in {result.seconds:.0f} s; "
             + (f"held out {len(result.test)}:" if len(result.test) else "held out none: no scores.")
         )
         if result.warped is not None:
             typer.echo(_scores(result))
         _write(result, features, y, out, report, f"{target} from {data.name}", target, refit)
+
+
+def _sampled(
+    data: Path, target: str, drop: Sequence[str], encoding: str, sample: int, seed: int
+) -> tuple[pd.DataFrame, np.ndarray, Iterator[tuple[Any, Any]]]:
+    """Return a sample of a table, and an iterator over the rest of it."""
+    from ideareg.pieces import in_pieces
+    from ideareg.tables import split_target
+
+    if encoding != "utf-8":
+        raise ValueError("--sample reads utf-8 text: --encoding cannot go with it")
+    pieces = in_pieces(data, sample, seed=seed)
+    split = (split_target(piece, target, drop) for piece in pieces)
+    return *next(split), split
 
 
 def _write(
@@ -207,12 +260,16 @@ def _write(
             plain=result.plain,
             title=title,
             target=target,
-            notes=f"{len(result.train):,} rows fitted, {len(result.test):,} held out.",
+            notes=f"{result.rows:,} rows fitted, {len(result.test):,} held out.",
         )
         typer.echo(f"report: {report}")
     if out is not None:
         if refit and len(result.test):
-            result.model.fit(features, y)
+            model, left = result.model, features.iloc[result.test]
+            if result.streamed:
+                model[-1].partial_fit(model[:-1].transform(left), y[result.test])
+            else:
+                model.fit(features, y)
         rows = "all rows" if refit or not len(result.test) else "the rows that were not held out"
         save_pipeline(result.model, out)
         typer.echo(f"model: {out} (fitted on {rows})")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ideareg.pieces import opened
 from ideareg.tables import TableError, require
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FORMATS = {".parquet": "parquet", ".csv": "csv", "": "parquet"}
 
 
 def read_part(path: Path, process: int, processes: int) -> pd.DataFrame:
@@ -30,15 +29,7 @@ def read_part(path: Path, process: int, processes: int) -> pd.DataFrame:
     TableError
         For an unknown suffix, a table that cannot be read, or fewer rows than processes.
     """
-    require("pandas", "data")
-    dataset = require("pyarrow.dataset", "data")
-    arrow = require("pyarrow", "data")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix.lower() not in FORMATS:
-        raise TableError(f"{path}: expected .parquet, .csv or a folder of Parquet files")
-    try:
-        table = dataset.dataset(path, format=FORMATS[path.suffix.lower()])
+    with opened(path) as table:
         total = table.count_rows()
         if total < processes:
             raise TableError(f"{path} has {total} rows, fewer than the {processes} processes")
@@ -47,15 +38,13 @@ def read_part(path: Path, process: int, processes: int) -> pd.DataFrame:
         for batch in table.to_batches():
             a, b = max(first - seen, 0), min(last - seen, len(batch))
             if a < b:
-                kept.append(_copied(arrow, batch.slice(a, b - a)))
+                kept.append(_copied(batch.slice(a, b - a)))
             seen += len(batch)
             if seen >= last:
                 break
-    except (arrow.ArrowException, OSError) as error:
-        raise TableError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return arrow.Table.from_batches(kept, schema=table.schema).to_pandas()
+        return require("pyarrow", "data").Table.from_batches(kept, schema=table.schema).to_pandas()
 
 
-def _copied(arrow: Any, batch: Any) -> Any:
+def _copied(batch: Any) -> Any:
     # A slice would keep the whole batch of its file in memory.
-    return batch.take(arrow.array(range(len(batch))))
+    return batch.take(require("pyarrow", "data").array(range(len(batch))))
