@@ -78,6 +78,7 @@ def test_amplitude_and_noise_that_are_given_stay(double_precision):
 def test_how_many_join():
     assert joining(1000, 256) == 0
     assert joining(2000, 256) == 244
+    assert joining(8000, 256, most=512) == 256
     counts = [joining(n, 256) for n in (10**4, 10**5, 10**6, 10**8)]
     assert counts == sorted(counts, reverse=True)
     assert all(n * (256 + joining(n, 256)) ** 2 <= 1.01e12 for n in (10**5, 10**6))

@@ -120,6 +120,12 @@ def test_nothing_is_selected_anew(tmp_path):
     np.testing.assert_allclose(loaded.predict(X[:9]), model.predict(X[:9]), atol=1e-12)
 
 
+def test_the_price_of_a_row_has_a_bound():
+    X, y = wave(2400, 0)
+    (warp,) = first_fit(X, y, max_iter=2).warps_
+    assert len(warp.model.head.inducing) == 512
+
+
 def test_first_rows_may_be_few():
     X, y = wave(60, 0)
     model = WarpingRegressor(max_iter=5, random_state=0, verbose=0)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ideareg._rows import Bent, Rows, bucket, centres, column_bucket, draw, pad
 from ideareg.blocks import Warp
-from ideareg.inducing import enlarged, joining
+from ideareg.inducing import MOST_POINTS, enlarged, joining
 from ideareg.integrators import AbstractIntegrator
 from ideareg.kernels import AbstractKernel, Kernel
 from ideareg.pointwise import AbstractPointwise
@@ -76,6 +76,7 @@ class Settings:
     # What rows must gain by corrections from near rows, in nats; None for none.
     local_gain: float | None = None
     tails: bool | str = False  # whether they are learned; "auto" after a selection
+    most_points: int = MOST_POINTS  # inducing ones of a head, with those that join
 
 
 def candidates(settings: Settings, n: int) -> list[Candidate]:
@@ -258,7 +259,7 @@ class Assembler:
         settings = self.settings
         if self.exact or settings.n_inducing or isinstance(settings.loss, AbstractPointwise):
             return None
-        count = joining(total, self.n_inducing)
+        count = joining(total, self.n_inducing, settings.most_points)
         there = np.flatnonzero(self.rows.weight)
         picked = there[draw(len(there), count, random)]
         return np.asarray(self.batch.X)[picked] if count else None

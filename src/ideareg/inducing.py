@@ -33,15 +33,15 @@ JITTER: Any = np.float64(1e-9)
 FARTHEST = 7.0
 
 
-def joining(rows: int, learned: int) -> int:
-    """Return how many of ``rows`` join the ``learned`` inducing points.
+def joining(rows: int, learned: int, most: int = MOST_POINTS) -> int:
+    """Return how many of ``rows`` join the ``learned`` inducing points, ``most`` in all.
 
     Examples
     --------
     >>> joining(1000, 256), joining(4000, 256), joining(40_000, 256), joining(4_000_000, 256)
     (0, 744, 1792, 244)
     """
-    points = min(int(SHARE * rows), MOST_POINTS, int(math.sqrt(MOST_WORK / rows)))
+    points = min(int(SHARE * rows), most, int(math.sqrt(MOST_WORK / rows)))
     return max(points - learned, 0)
 
 

@@ -24,6 +24,10 @@ from ideareg.recipe import FittedWarp
 
 Floats = NDArray[np.float64]
 
+# Inducing points of a head that is to take in rows without end, at a price of their square for
+# each: with so many, two cores take in some ten thousand rows a second.
+MOST_POINTS = 512
+
 
 class PartialFitMixin:
     """``partial_fit`` of a regressor that knows how to fit, scale and bend rows."""
@@ -48,8 +52,8 @@ class PartialFitMixin:
         stack are learned from it, and stay. Later rows count in mean and variance as if they had
         been there, to rounding, since a sparse head knows rows by their sums alone; the spread of
         the warp is not measured anew. A call takes :math:`O(n M^2 + M^3)` for n rows and M
-        inducing points, and nothing of the rows is kept. An exact head takes its rows for inducing
-        points.
+        inducing points, 512 of them where ``n_inducing`` is None and the first rows are enough,
+        and nothing of the rows is kept. An exact head takes its rows for inducing points.
 
         Parameters
         ----------
@@ -110,7 +114,7 @@ class PartialFitMixin:
         ):
             if refused:
                 raise ValueError(f"partial_fit: {why} keeps all rows; it needs those at once.")
-        return replace(settings, local_gain=None)
+        return replace(settings, local_gain=None, most_points=MOST_POINTS)
 
     def _check_sums_alone(self) -> None:
         """Refuse to go on from a fit that keeps rows."""
