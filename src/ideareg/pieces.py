@@ -15,7 +15,7 @@ from ideareg.tables import TableError, require
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", "": "parquet"}
+SUFFIXES = (".parquet", ".csv", "")
 # Rows of a piece: some megabytes of a usual table, and enough to keep the cores busy.
 PIECE = 2**16
 
@@ -35,13 +35,15 @@ def opened(path: Path) -> Iterator[Any]:
     dataset, arrow = require("pyarrow.dataset", "data"), require("pyarrow", "data")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise TableError(f"{path}: expected .parquet, .csv or a folder of Parquet files")
-    if kind == "csv":
-        csv = require("pyarrow.csv", "data")
-        gaps = csv.ConvertOptions(strings_can_be_null=True)
+    if suffix == ".csv":
+        gaps = require("pyarrow.csv", "data").ConvertOptions(strings_can_be_null=True)
         kind = dataset.CsvFileFormat(convert_options=gaps)
+    else:  # what is read ahead of the batches would add up to the file
+        scan = dataset.ParquetFragmentScanOptions(pre_buffer=False)
+        kind = dataset.ParquetFileFormat(default_fragment_scan_options=scan)
     try:
         yield dataset.dataset(path, format=kind)
     except (arrow.ArrowException, OSError) as error:
