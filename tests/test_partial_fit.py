@@ -182,7 +182,7 @@ def test_refuses_other_columns_and_outputs():
     model = first_fit(pd.DataFrame(X, columns=["a", "b"]), y)
     with pytest.raises(ValueError, match="feature names"):
         model.partial_fit(pd.DataFrame(X, columns=["b", "a"]), y)
-    with pytest.raises(ValueError, match="1 outputs"):
+    with pytest.raises(ValueError, match="expected 1 outputs"):
         model.partial_fit(pd.DataFrame(X, columns=["a", "b"]), np.column_stack([y, y]))
     with pytest.raises(ValueError, match="weight"):
         model.partial_fit(pd.DataFrame(X, columns=["a", "b"]), y, sample_weight=np.zeros(40))

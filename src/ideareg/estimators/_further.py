@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import validate_data
+from numpy.typing import ArrayLike
 
 from ideareg._numerics import scoped
-from ideareg._rows import Bent, Rows, bucket, canonical, pad
 from ideareg.assembly import Settings
 from ideareg.estimators._attributes import describe_warps
-from ideareg.estimators._base import positive_weights, with_callbacks
+from ideareg.estimators._base import with_callbacks
 from ideareg.estimators._settings import read_settings
 from ideareg.further import taking_in
 from ideareg.readout import Batch
 from ideareg.recipe import FittedWarp
-
-Floats = NDArray[np.float64]
 
 # Inducing points of a head that is to take in rows without end, at a price of their square for
 # each: with so many, two cores take in some ten thousand rows a second.
@@ -36,9 +31,7 @@ class PartialFitMixin:
     local: bool | str
     loss: str
     _fit: Callable[..., Self]
-    _scaled: Callable[[Rows], Rows]
-    _bent: Callable[[Rows], dict[float, Bent]]
-    _standardised: Callable[[Floats], Floats]
+    _batch: Callable[..., Batch]
 
     @with_callbacks
     @scoped
@@ -66,6 +59,10 @@ class PartialFitMixin:
         -------
         self
 
+        See Also
+        --------
+        condition : Other rows instead of those before.
+
         Raises
         ------
         ValueError
@@ -88,15 +85,10 @@ class PartialFitMixin:
         if not hasattr(self, "warps_"):
             return self._fit(self._sums_alone(), X, y, sample_weight)
         self._check_sums_alone()
-        rows = self._more_rows(X, y, sample_weight)
-        straight, bent = self._scaled(rows), self._bent(rows)
-        size = bucket(len(rows))
-        inputs = jnp.asarray(pad(self._standardised(rows.X), size))
 
         def further(warp: FittedWarp) -> FittedWarp:
-            part = bent[warp.bend].on(straight) if warp.bend else straight
-            batch = Batch(inputs, *(jnp.asarray(pad(leaf, size)) for leaf in part[1:]))
-            taken = taking_in(warp.model, warp.predictor, batch)
+            rows = self._batch(X, y, sample_weight, warp)
+            taken = taking_in(warp.model, warp.predictor, rows)
             model, predictor = jax.tree.map(np.asarray, taken)
             return warp._replace(model=model, predictor=predictor)
 
@@ -124,15 +116,3 @@ class PartialFitMixin:
                 "partial_fit: near rows correct the predictions of this model (local_share_), and "
                 "it keeps them; begin with partial_fit, or fit it with local=False."
             )
-
-    def _more_rows(self, X: ArrayLike, y: ArrayLike, sample_weight: Any) -> Rows:
-        """Check rows that come after the first."""
-        checked = validate_data(
-            self, X, y, reset=False, dtype=np.float64, multi_output=True, y_numeric=True
-        )
-        X, y = (np.asarray(part, dtype=np.float64) for part in checked)
-        outputs = self.warps_[0].predictor.posterior.dual.shape[1]
-        if y.reshape(len(y), -1).shape[1] != outputs:
-            raise ValueError(f"y has shape {y.shape}, but the rows before had {outputs} outputs.")
-        weight = positive_weights(sample_weight, X)
-        return canonical(X, y.reshape(len(y), -1), weight)
