@@ -46,10 +46,9 @@ def taking_in(model: Model, fitted: Predictor, rows: Batch) -> tuple[Model, Pred
     TT, TY = _sums_of(head, fitted.posterior)
     Li = inverse_root(head.gram())
     new = head.moments(Li, flow, rows)
-    values, Q = jnp.linalg.eigh(TT + new.TT)
-    parts = Q.T @ Li, jnp.maximum(values, 0.0), Q.T @ (TY + new.TY)
     unknown = jnp.full((), jnp.nan)  # squares and count of all rows, which no posterior needs
-    posterior, _ = head.posterior(Spectrum(*parts, unknown, unknown))
+    spectrum = Spectrum.of(Li, TT + new.TT, TY + new.TY, unknown, unknown)
+    posterior, _ = head.posterior(spectrum)
     return Model(model.warp, head), eqx.tree_at(lambda f: f.posterior, fitted, posterior)
 
 

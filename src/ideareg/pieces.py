@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +108,7 @@ def _together(schema: Any, batches: list[Any]) -> pd.DataFrame:
     return frame
 
 
-def fit_in_pieces(
-    pipe: Pipeline,
-    pieces: Iterable[tuple[Any, Any]],
-    report: Callable[[int], object] = lambda rows: None,
-) -> int:
+def fit_in_pieces(pipe: Pipeline, pieces: Iterable[tuple[Any, Any]]) -> int:
     """Fit a `ideareg.tables.table_pipeline` by the ``partial_fit`` of its last step.
 
     Parameters
@@ -121,8 +117,6 @@ def fit_in_pieces(
     pieces : iterable of (features, target)
         The first decides what gaps are filled with, and the warp; see
         `ideareg.WarpingRegressor.partial_fit`.
-    report : callable, optional
-        Told after each piece how many rows have been read.
 
     Returns
     -------
@@ -134,5 +128,4 @@ def fit_in_pieces(
         X = encode.transform(features) if rows else encode.fit_transform(features)
         regressor.partial_fit(X, y)
         rows += len(y)
-        report(rows)
     return rows

@@ -132,6 +132,12 @@ class Spectrum(eqx.Module):
     squares: Scalar
     rows: Scalar
 
+    @classmethod
+    def of(cls, Li: Matrix, TT: Matrix, TY: Matrix, squares: Scalar, rows: Scalar) -> Spectrum:
+        """Return that of the sums TᵀWT, TᵀWY, tr YᵀWY and Σ wᵢ, given L⁻¹."""
+        values, Q = jnp.linalg.eigh(TT)
+        return cls(Q.T @ Li, jnp.maximum(values, 0.0), Q.T @ TY, squares, rows)
+
 
 class AbstractHead(eqx.Module):
     """A Gaussian process on warped rows with learnable lengths, amplitude and noise."""
@@ -304,8 +310,7 @@ class SparseHead(AbstractProcess):
         """Return the rows as the inducing points see them."""
         Li = inverse_root(self.gram())
         TT, TY, squares, _ = self.moments(Li, flow, rows)
-        values, Q = jnp.linalg.eigh(TT)
-        return Spectrum(Q.T @ Li, jnp.maximum(values, 0.0), Q.T @ TY, squares, rows.weight.sum())
+        return Spectrum.of(Li, TT, TY, squares, rows.weight.sum())
 
     def posterior(self, spectrum: Spectrum) -> tuple[Posterior, Matrix]:
         r"""Return what `conditioned` does, from the spectrum of the rows.

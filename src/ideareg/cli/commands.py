@@ -124,7 +124,7 @@ def _fit(
         model.fit(features.iloc[train], y[train])
         rows = len(train)
     else:
-        rows = fit_in_pieces(model, chain([(features.iloc[train], y[train])], rest), _show_rows)
+        rows = fit_in_pieces(model, chain([(features.iloc[train], y[train])], _shown(rest)))
     seconds = time.perf_counter() - start
     if not len(test):
         return _Fit(model, train, test, None, None, seconds, rows, rest is not None)
@@ -142,9 +142,13 @@ def _fit(
     return _Fit(model, train, test, warped, plain, seconds, rows, rest is not None)
 
 
-def _show_rows(rows: int) -> None:
-    if sys.stderr.isatty():
-        typer.echo(f"\r{rows:,} rows", err=True, nl=False)
+def _shown(pieces: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+    """Count the pieces on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    errors = Console(stderr=True)
+    return track(pieces, "reading", console=errors, disable=not errors.is_terminal, transient=True)
 
 
 def _scores(fit: _Fit) -> str:
