@@ -237,6 +237,13 @@ def test_results_on_the_gap_splits_are_here_to_compare_with():
     assert len(published.complete(rows, list(UCI.sets))) == len(rows) == 9 * 6
 
 
+def test_published_results_are_here_to_compare_with():
+    path = Path(__file__).parents[1] / "docs" / "uci_published.csv"
+    rows = published.read_published(path)
+    assert {row.set for row in rows} == set(UCI.sets)
+    assert len(published.complete(rows, list(UCI.sets))) == len(rows) == 9 * 24
+
+
 def test_summary():
     rows = [row(rmse=value, split=i) for i, value in enumerate((1.0, 2.0, 3.0))]
     head, single = UCI.summary([row(set="boston"), *rows])
