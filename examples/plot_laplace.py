@@ -73,9 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"divergences {draws.divergences}, median R-hat {np.median(draws.rhat):.3f}, "
             f"largest {draws.rhat.max():.3f}, median effective draws {np.median(draws.ess):.0f}"
         )
-        ax.loglog(nuts, laplace, "o", ms=3, color=plotting.BLUE)
-        ends = nuts.min(), nuts.max()
-        ax.axline(*zip(ends, ends, strict=True), color=plotting.INK, lw=0.8)
+        ax.plot(nuts, laplace, "o", ms=3, color=plotting.BLUE)
+        ax.axline((nuts.min(), nuts.min()), slope=1, color=plotting.INK, lw=0.8)
         ax.set(title=f"{name}: off by {100 * off:.1f} %", xlabel="std by NUTS", ylabel="by Laplace")
     file = chosen.out / "laplace.png"
     figure.savefig(file, dpi=120)

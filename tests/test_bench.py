@@ -14,7 +14,16 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from ideareg import REMClassifier, WarpingClassifier, WarpingRegressor
-from ideareg.bench import convnet, dropout, images, published, registration, speed, speedpage
+from ideareg.bench import (
+    convnet,
+    dropout,
+    images,
+    published,
+    registration,
+    resultpage,
+    speed,
+    speedpage,
+)
 from ideareg.bench.classify import CLASSIFY
 from ideareg.bench.clock import Job, Timing, clock
 from ideareg.bench.dropout import DROPOUT
@@ -216,7 +225,18 @@ def test_published_rows_stand_below_ours(csv):
     table = UCI.table([row(), row(set="boston")], others)
     assert list(table.columns[0].cells) == ["yacht", "", "", "", "boston", "", ""]
     assert list(table.columns[1].cells)[:4] == ["head", "deep", "half", "only ll"]
-    assert list(table.columns[3].cells)[1:4] == ["2.000 ± 0.100", "9.000 ± 0.100", "–"]
+    assert list(table.columns[3].cells)[1:4] == ["2.00 ± 0.10", "9.00 ± 0.10", "–"]
+
+
+def test_page_has_what_was_published(tmp_path, csv):
+    sets = ["yacht", "boston"]
+    rows = [row(set=name) for name in sets]
+    others = published.complete(published.read_published(csv), sets)
+    ranked = [*published.ours(UCI.summary(rows)), *others]
+    resultpage.write(tmp_path / "page.html", UCI, "Beside others", rows, ranked)
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<td>deep</td>") == 3  # once among the ranks, once on each set
+    assert "<td>2.00 ± 0.10</td>" in text
 
 
 def test_published_files_that_do_not_fit(tmp_path, csv):

@@ -12,7 +12,7 @@ import numpy as np
 
 from ideareg import page
 from ideareg.bench.published import Published, mean_ranks
-from ideareg.bench.suite import Column, Row, Suite, shown
+from ideareg.bench.suite import Column, Row, Suite
 from ideareg.plotting.style import SERIES, dress
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def write(
 ) -> None:
     """Write the results as one self-contained page, with ranks among ``ranked`` if there are any.
 
+    What of these is not in ``rows`` was published, and stands in a table of its own.
     Every picture has a line for each set and a mark for each method. A score that is positive
     everywhere and no share is relative to that of the first method; others are shown as they are.
     """
@@ -49,7 +50,7 @@ def write(
     cells = [
         (
             *(line["set"], line["method"], line["splits"]),
-            *(shown(line[column.score], column.digits) for column in suite.columns),
+            *suite.cells(line),
             f"{line['seconds'][0]:.1f}",
         )
         for line in lines
@@ -63,6 +64,10 @@ def write(
         ranks = page.table(("method", "RMSE", "log-likelihood"), mean_ranks(ranked, names))
         note = page.note(f"Over {', '.join(names)}; 1 is best, a dash where a set is lacking.")
         sections.append(page.section("Mean ranks", note, ranks))
+        own = {line["method"] for line in lines}
+        others = [row for row in ranked if row.method not in own]
+        published = [(row.set, row.method, *suite.cells(row.scores)) for row in others]
+        sections.append(page.section("Published", page.table((*head[:2], *head[3:-1]), published)))
     page.write_page(path, title, f"Mean ± standard error over {suite.unit}.", sections)
 
 

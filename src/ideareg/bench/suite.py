@@ -27,6 +27,8 @@ from ideareg import persistence
 
 Row = dict[str, Any]
 Folder = str | os.PathLike[str]
+# Scores below it are written with a power of ten.
+SMALL = 1e-3
 
 
 class Task(NamedTuple):
@@ -347,6 +349,13 @@ class Suite:
             out.append(line)
         return out
 
+    def cells(self, scores: Mapping[str, Any]) -> list[str]:
+        """Return the mean and standard error of each column as text; a dash where it is lacking."""
+        return [
+            shown(scores[column.score], column.digits) if column.score in scores else "–"
+            for column in self.columns
+        ]
+
     def table(self, rows: Sequence[Row], published: Sequence[Any] = ()) -> Any:
         """Return the summary as a rich table, with published results below ours on each set."""
         from rich.table import Table
@@ -354,23 +363,18 @@ class Suite:
         title = f"mean ± standard error over {self.unit}"
         view = Table(title=title, title_justify="left", box=None)
         view.add_column("set", no_wrap=True)
-        view.add_column("method", overflow="fold")
+        view.add_column("method", overflow="fold", min_width=24)
         for heading in (self.unit, *(column.heading for column in self.columns), "seconds"):
             view.add_column(heading, justify="right", no_wrap=True)
         lines = self.summary(rows)
         for name in dict.fromkeys(line["set"] for line in lines):
             first = name
             for line in (line for line in lines if line["set"] == name):
-                scores = [shown(line[column.score], column.digits) for column in self.columns]
                 seconds = f"{line['seconds'][0]:.1f}"
-                view.add_row(first, line["method"], str(line["splits"]), *scores, seconds)
+                view.add_row(first, line["method"], str(line["splits"]), *self.cells(line), seconds)
                 first = ""
             for other in (row for row in published if row.set == name):
-                cells = [
-                    shown(other.scores[c.score], c.digits) if c.score in other.scores else "–"
-                    for c in self.columns
-                ]
-                view.add_row("", other.method, "", *cells, "", style="dim")
+                view.add_row("", other.method, "", *self.cells(other.scores), "", style="dim")
         return view
 
 
@@ -416,7 +420,13 @@ def unfinished(tasks: Sequence[Task], rows: Sequence[Row]) -> list[Task]:
 
 
 def shown(score: tuple[float, float], digits: int) -> str:
-    """Format a mean and its standard error; with ``digits`` 0 in per cent."""
+    """Format a mean and its standard error; with ``digits`` 0 in per cent.
+
+    Examples
+    --------
+    >>> shown((10.584, 0.0099), 3), shown((-0.0023, 0.022), 3), shown((1.312e-05, 1.3e-07), 4)
+    ('10.584 ± 0.010', '-0.002 ± 0.022', '1.312e-05 ± 1.3e-07')
+    """
     mean, error = score
     if not math.isfinite(mean):
         return str(mean)
@@ -424,5 +434,12 @@ def shown(score: tuple[float, float], digits: int) -> str:
         places = 1 if mean >= 0.1 else 2
         deviation = "" if math.isnan(error) else f" ± {100 * error:.{places}f}"
         return f"{100 * mean:.{places}f}{deviation} %"
-    places = max(0, digits - 1 - math.floor(math.log10(max(abs(mean), 1e-12))))
+    known = math.isfinite(error) and error > 0
+    if 0 < abs(mean) < SMALL and not (known and error >= SMALL):
+        return f"{mean:.{digits - 1}e}" + (f" ± {error:.1e}" if known else "")
+    places = digits - 1 - (math.floor(math.log10(abs(mean))) if mean else 0)
+    if known:  # one digit of the error at least, two at most
+        first = -math.floor(math.log10(error))
+        places = min(max(places, first), first + 1)
+    places = max(places, 0)
     return f"{mean:.{places}f}" + ("" if math.isnan(error) else f" ± {error:.{places}f}")
