@@ -25,8 +25,8 @@ from ideareg.training import Model
 from ideareg.uncertainty import Predictor, measured, shot
 
 # Points that a head is conditioned with: a quarter of the rows, but no more than these, and no more
-# than makes rows × points² this much, which takes about a minute on two cores.
-SHARE, MOST_POINTS, MOST_WORK = 0.25, 2048, 1e12
+# than makes rows × points² this much, which takes about four minutes on two cores.
+SHARE, MOST_POINTS, MOST_WORK = 0.25, 2048, 4.2e12
 # A descent needs more for its gradients; here it would be the least variance of a prediction.
 JITTER: Any = np.float64(1e-9)
 # How far amplitude and noise may go from where the descent left them, in natural logarithms.
@@ -39,7 +39,7 @@ def joining(rows: int, learned: int, most: int = MOST_POINTS) -> int:
     Examples
     --------
     >>> joining(1000, 256), joining(4000, 256), joining(40_000, 256), joining(4_000_000, 256)
-    (0, 744, 1792, 244)
+    (0, 744, 1792, 768)
     """
     points = min(int(SHARE * rows), most, int(math.sqrt(MOST_WORK / rows)))
     return max(points - learned, 0)
