@@ -1,14 +1,29 @@
-"""How everything that people call computes: in float64, and with one BLAS thread."""
+"""How everything that people call computes: in float64, with one BLAS thread and wide vectors."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import equinox as eqx
 import jax
 from threadpoolctl import threadpool_limits
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Vectors of 512 bits, or two shorter ones at a time where there are none.
+WIDE = {"xla_cpu_prefer_vector_width": 512}
+
+
+def compiled(f: F) -> F:
+    """Compile sums over pairs of points, which take 0.7 of the time in wide vectors.
+
+    The result cannot be called inside of another compiled function.
+    """
+    jit: Any = eqx.filter_jit  # whose types leave out the options of JAX
+    return cast(F, jit(f, compiler_options=WIDE))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 from scipy.optimize import minimize, root
 
+from ideareg._numerics import compiled
 from ideareg._types import Momenta, Points, Result, Scalar
+from ideareg.adjoint import for_reverse_mode
 from ideareg.hamiltonian import Hamiltonian, State
 from ideareg.integrators import AbstractIntegrator, SymplecticEuler
 from ideareg.kernels import AbstractKernel, Kernel, as_kernel
@@ -200,12 +202,14 @@ class Optimum(NamedTuple):
     iterations: int
 
 
-@eqx.filter_jit
+@compiled
 def _value_and_gradient(
     problem: LeastAction, p: Any, depth: int, integrator: AbstractIntegrator
 ) -> tuple[Scalar, Array]:
+    ham = for_reverse_mode(problem.hamiltonian, integrator)
+
     def value(p: Array) -> Scalar:
-        return problem.value(problem.trajectory(p, depth, integrator), integrator)
+        return problem.value(shoot(ham, State(problem.start, p), depth, integrator), integrator)
 
     return jax.value_and_grad(value)(p)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ideareg._numerics import compiled
 from ideareg.adjoint import for_reverse_mode
 from ideareg.bench.clock import Call, Job, Timing, clock, peak_memory
 from ideareg.hamiltonian import Hamiltonian, State
@@ -46,9 +47,9 @@ def product(job: Job) -> Call:
     kernel = Gaussian()
     if job.method == "formed":
         # A barrier keeps the compiler from doing the tiles itself.
-        call = jax.jit(lambda X, P: jax.lax.optimization_barrier(kernel.gram(X)) @ P)
+        call = compiled(lambda X, P: jax.lax.optimization_barrier(kernel.gram(X)) @ P)
     else:
-        call = jax.jit(lambda X, P: kernel.apply(X, None, P))
+        call = compiled(lambda X, P: kernel.apply(X, None, P))
     return lambda: jax.block_until_ready(call(X, P))
 
 
@@ -56,7 +57,7 @@ def limit(job: Job) -> Timing:
     """Return what a product would take if matrix products and exp ran at their measured speed."""
     X = problem(2048, job.dtype, 2048)[0]
     Z = np.random.default_rng(1).normal(size=(1024, 1024)).astype(job.dtype)
-    multiply, exponential = jax.jit(lambda X: X @ X), jax.jit(lambda Z: jnp.exp(Z).sum())
+    multiply, exponential = compiled(lambda X: X @ X), compiled(lambda Z: jnp.exp(Z).sum())
     flops = 2 * 2048**3 / clock(lambda: jax.block_until_ready(multiply(X))).seconds
     exps = Z.size / clock(lambda: jax.block_until_ready(exponential(Z))).seconds
     seconds = job.n**2 * 4 * job.d / flops + job.n**2 / exps
@@ -83,7 +84,7 @@ def shooting(job: Job) -> Call:
         q, energy = flow(p)
         return energy + ((q - Y) ** 2).sum()
 
-    call = jax.jit(jax.value_and_grad(value))
+    call = compiled(jax.value_and_grad(value))
     return lambda: jax.block_until_ready(call(p))
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 
 from ideareg._linalg import cholesky_with_jitter
+from ideareg._numerics import compiled
 from ideareg._types import Points, Result, Scalar
 from ideareg.adjoint import for_reverse_mode
 from ideareg.hamiltonian import Hamiltonian, State
@@ -102,7 +103,7 @@ class Problem(eqx.Module):
         return self.nu / 2 * jnp.vdot(z, z) + self.loss(moved)
 
 
-@eqx.filter_jit
+@compiled
 def _value_and_gradient(problem: Problem, z: Any, C: Any) -> tuple[Scalar, Array]:
     return jax.value_and_grad(problem.value)(z, C)
 
