@@ -8,7 +8,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 import ideareg
 from ideareg import HeteroscedasticRegressor, WarpingRegressor, distributed
 from ideareg._rows import Scaling
-from ideareg.estimators import warping
 from ideareg.local import Local, learn_local
 from ideareg.report import _selection
 from ideareg.uncertainty import concluded, predict_mean
@@ -253,10 +252,23 @@ def test_rows_of_many_processes_are_not_near(near):
     assert not distributed.fit(regressor(**few), X, Y).local_share_.any()
 
 
-def test_more_rows_than_can_be_kept_are_refused(monkeypatch):
-    monkeypatch.setattr(warping, "MOST_ROWS", 100)
-    with pytest.raises(ValueError, match="keeps all rows"):
-        regressor(local=True).fit(X, Y)
+@pytest.mark.parametrize(("least", "share", "judged"), [(500, 0.01, 200), (9, 0.25, 50)])
+def test_a_share_of_the_rows_is_judged_and_not_too_few(fitted, monkeypatch, least, share, judged):
+    monkeypatch.setattr("ideareg.local.JUDGED_ROWS", least)
+    monkeypatch.setattr("ideareg.local.JUDGED_SHARE", share)
+    local = alike(fitted, 0.9, 0.3, n=200)
+    nothing = np.zeros((0, len(fitted.posterior.points)))
+    _, errors = learn_local(fitted, nothing, local.residuals, 0.0)
+    assert len(errors.rows) == judged
+
+
+def test_of_many_rows_some_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr("ideareg.recipe.KEPT_ROWS", 100)
+    model = regressor(local=True).fit(X, Y)
+    kept = model.warps_[0].local.residuals
+    assert len(kept.rows) == len(kept.values) == len(kept.weight) == 100 < len(X)
+    model.save(tmp_path / "model")
+    assert_array_equal(ideareg.load(tmp_path / "model").predict(AT), model.predict(AT))
 
 
 def test_it_can_be_asked_for_without_a_selection(near):

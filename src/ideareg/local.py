@@ -35,7 +35,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ideareg._rows import in_chunks
 from ideareg.uncertainty import Predictor
-from ideareg.unseen import Errors, Residuals, judged, unseen
+from ideareg.unseen import JUDGED_ROWS, JUDGED_SHARE, Errors, Residuals, judged, unseen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -44,8 +44,6 @@ Ints = NDArray[np.intp]
 NEIGHBOURS, CHUNK = 32, 4096
 # Trees find them fast in few columns; in more, products of matrices do.
 TREE_COLUMNS = 16
-# More rows than this are not kept with a model.
-MOST_ROWS = 100_000
 # Evaluations to learn share and length.
 EVALUATIONS = 30
 # Where that begins: shares, and lengths in log units of the distance between nearest rows, from
@@ -180,7 +178,8 @@ def learn_local(
     least_gain : float
         In nats a row; 0 takes whatever there is.
     """
-    some = judged(len(residuals.rows))
+    n = len(residuals.rows)
+    some = judged(n, max(JUDGED_ROWS, int(JUDGED_SHARE * n)))
     local, weight = Local(fitted, residuals, 0.0, 1.0), residuals.weight
     distance, near = local.neighbours(some, NEIGHBOURS + 1)
     itself = near == some[:, None]

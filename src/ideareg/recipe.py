@@ -31,7 +31,7 @@ from ideareg.assembly import (
 from ideareg.concurrency import Crew
 from ideareg.inducing import conclude_with
 from ideareg.ledger import ledger, of_flow
-from ideareg.local import MOST_ROWS, Local, learn_local
+from ideareg.local import Local, learn_local
 from ideareg.pointwise import AbstractBoxed
 from ideareg.readout import Batch, SparseHead
 from ideareg.selection import (
@@ -48,7 +48,7 @@ from ideareg.sparsity import settle
 from ideareg.tails import Tails, learn_tails
 from ideareg.training import Descent, Evaluate, Model, Problem, descend, evaluator
 from ideareg.uncertainty import Predictor, at_depth, concluded
-from ideareg.unseen import ALONE_ROWS, Residuals, errors_unseen
+from ideareg.unseen import ALONE_ROWS, KEPT_ROWS, Residuals, errors_unseen
 
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, dict[str, float]], bool | None]
@@ -332,11 +332,10 @@ def _unexplained(
     """Return what is learned of the noise from rows that the head has not seen."""
     gain = settings.local_gain
     near = gain == 0 or (gain is not None and decides)
-    near = near and bool(np.count_nonzero(rows.weight) <= MOST_ROWS)
     heavy = settings.tails is True or (settings.tails == "auto" and decides)
     if not near and not heavy:
         return None, Tails()
-    residuals = Residuals.of(fitted, rows, None if near else ALONE_ROWS)
+    residuals = Residuals.of(fitted, rows, KEPT_ROWS if near else ALONE_ROWS)
     learned = learn_local(fitted, undoing, residuals, gain or 0.0) if near else None
     if learned is None and not heavy:
         return None, Tails()

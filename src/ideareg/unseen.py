@@ -28,8 +28,11 @@ from ideareg.uncertainty import Predictor, predict_mean
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-# Rows that are left out, at most, where what that does to others matters, and where it does not.
-JUDGED_ROWS, ALONE_ROWS = 500, 2000
+# Rows that are left out where what that does to others matters: a hundredth, but not fewer if there
+# are; and, at most, where it does not.
+JUDGED_SHARE, JUDGED_ROWS, ALONE_ROWS = 0.01, 500, 2000
+# Rows whose residuals a model keeps, at most.
+KEPT_ROWS = 100_000
 # The least that a row's own target leaves open of it.
 LEAST_OPEN = 1e-6
 
@@ -51,14 +54,13 @@ class Residuals(NamedTuple):
     weight: Floats
 
     @classmethod
-    def of(cls, fitted: Predictor, batch: Batch, most: int | None = None) -> Residuals:
+    def of(cls, fitted: Predictor, batch: Batch, most: int = KEPT_ROWS) -> Residuals:
         """Return what ``fitted`` leaves of the rows of ``batch`` that are no padding.
 
         Of those that `judged` draws, if there are more than ``most``.
         """
         there = np.flatnonzero(np.asarray(batch.weight) > 0)
-        if most is not None and len(there) > most:
-            there = there[judged(len(there), most)]
+        there = there[judged(len(there), most)]
         X, Y, weight = (np.asarray(part)[there] for part in batch)
         (mean,) = in_chunks(lambda A: (predict_mean(fitted, A),), X)
         return cls(X, Y - mean, weight)
@@ -82,7 +84,7 @@ class Errors(NamedTuple):
     weight: Floats
 
 
-def judged(n: int, most: int = JUDGED_ROWS) -> Ints:
+def judged(n: int, most: int) -> Ints:
     """Return which of ``n`` rows are left out, in order."""
     return np.sort(np.random.RandomState(0).permutation(n)[:most])
 

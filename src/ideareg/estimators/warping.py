@@ -30,7 +30,6 @@ from ideareg.estimators._settings import read_settings
 from ideareg.estimators._state import SavingMixin
 from ideareg.estimators._warped import WarpMixin
 from ideareg.kernels import AbstractKernel
-from ideareg.local import MOST_ROWS
 from ideareg.losses import LOSSES
 from ideareg.recipe import FittedWarp, Sums, fit_warps
 
@@ -115,9 +114,9 @@ class WarpingRegressor(
     local : bool or "auto", default="auto"
         Correct predictions by the errors at the 32 nearest training rows, as far as these are
         alike, and shrink the noise there: `ideareg.local` has the equation. "auto" does so after a
-        selection where rows gain a hundredth of a nat and three standard errors, up to 100,000
-        rows in one process; True always. Rows that nearly repeat gain much, smooth data nothing.
-        Such a model keeps its training rows.
+        selection in one process where rows gain a hundredth of a nat and three standard errors;
+        True always. Rows that nearly repeat gain much, smooth data nothing. Such a model keeps its
+        training rows, a random 100,000 of them if there are more.
     tails : bool or "auto", default="auto"
         Let the noise have the tails of Student's t, as heavy as rows that a head has not seen say:
         `ideareg.tails` has the equation. "auto" does so after a selection in one process. Means
@@ -307,8 +306,6 @@ class WarpingRegressor(
     def _fit(self, settings: Settings, X: Any, y: Any, sample_weight: Any) -> WarpingRegressor:
         rows = self._rows(X, y, sample_weight)
         merged = canonical(*rows)
-        if self.local is True and len(merged) > MOST_ROWS:
-            raise ValueError(f"local=True keeps all rows, and can keep {MOST_ROWS:,} of them.")
         self._measure(merged)
         random = random_stream(self.random_state)
         self._select_and_fit(settings, self._scaled(merged), (X, y), random, self._bent(merged))
