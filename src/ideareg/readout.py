@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
@@ -406,7 +407,9 @@ def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
     if isinstance(rows, SharedBatch):
 
         def total(part: SharedBatch) -> S:
-            return jax.lax.psum(sum_over_tiles(of, Batch(*part)), ROWS)
+            own, unravel = ravel_pytree(sum_over_tiles(of, Batch(*part)))
+            found: S = unravel(_over_devices(own))
+            return found
 
         by_device, everywhere = PartitionSpec(ROWS), PartitionSpec()
         # Types that vary by device would turn a gradient inside of a tile into a sum over all.
@@ -424,6 +427,18 @@ def sum_over_tiles(of: Callable[[Batch], S], rows: Batch) -> S:
         return jax.tree.map(jnp.add, total, jax.checkpoint(of)(tile)), None
 
     return jax.lax.scan(add, zero, tiles)[0]
+
+
+@jax.custom_vjp
+def _over_devices(own: Array) -> Array:
+    """Return the sum over devices, by one message; reverse mode would send as much again."""
+    return jax.lax.psum(own, ROWS)
+
+
+# What comes back to a sum is the same on all devices, and comes in equal parts.
+_over_devices.defvjp(
+    lambda own: (_over_devices(own), None), lambda _, part: (jax.device_count() * part,)
+)
 
 
 def _first(tiles: Batch) -> Batch:
