@@ -28,8 +28,8 @@ from ideareg.uncertainty import Predictor, predict_mean
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-# Rows that are left out where what that does to others matters: a hundredth, but not fewer if there
-# are; and, at most, where it does not.
+# Rows that are left out where what that does to others matters, as a share and at the least, and,
+# at most, where it does not.
 JUDGED_SHARE, JUDGED_ROWS, ALONE_ROWS = 0.01, 500, 2000
 # Rows whose residuals a model keeps, at most.
 KEPT_ROWS = 100_000
